@@ -1,0 +1,5 @@
+"""Statistical inference: structure learning, conformal prediction, aggregation, selection."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,11 @@
+from .colide import CoLiDE as CoLiDE
+from .colide import LinearSEM as LinearSEM
+from .colide import StructureMetrics as StructureMetrics
+from .colide import concomitant_score as concomitant_score
+from .colide import dagma as dagma
+from .colide import golem as golem
+from .colide import log_det_acyclicity as log_det_acyclicity
+from .colide import notears as notears
+from .colide import simulate_linear_sem as simulate_linear_sem
+from .colide import structure_metrics as structure_metrics
+from .colide import threshold_to_dag as threshold_to_dag

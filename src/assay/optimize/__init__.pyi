@@ -1,0 +1,11 @@
+from .block_descent import BlockDescentResult as BlockDescentResult
+from .block_descent import LabelPropagation as LabelPropagation
+from .block_descent import LeastSquares as LeastSquares
+from .block_descent import LogisticRegression as LogisticRegression
+from .block_descent import MulticlassLogistic as MulticlassLogistic
+from .block_descent import active_set_bound as active_set_bound
+from .block_descent import block_coordinate_descent as block_coordinate_descent
+from .block_descent import forest_partition as forest_partition
+from .block_descent import greedy_forest as greedy_forest
+from .block_descent import make_partition as make_partition
+from .block_descent import solve_forest as solve_forest
