@@ -30,19 +30,23 @@ def database_url() -> sa.URL:
     if not text:
         import platformdirs
 
-        return sa.URL.create("sqlite", database=str(Path(platformdirs.user_data_dir("assay")) / "assay.sqlite"))
+        return sa.URL.create(
+            "sqlite", database=str(Path(platformdirs.user_data_dir("assay")) / "assay.sqlite")
+        )
     try:
         url = sa.make_url(text)
     except sa.exc.ArgumentError as error:
         raise DatabaseError(
-            f"ASSAY_DATABASE_URL is to be an SQLite or PostgreSQL URL such as sqlite:///assay.sqlite, got {text!r}"
+            f"ASSAY_DATABASE_URL is to be a URL such as sqlite:///assay.sqlite, got {text!r}"
         ) from error
     match url.get_backend_name():
         case "sqlite" if url.database and url.database != ":memory:":
             return url.set(drivername="sqlite")
         case "postgresql" | "postgres":
             return url.set(drivername="postgresql+psycopg")
-    raise DatabaseError(f"ASSAY_DATABASE_URL is to name an SQLite file or a PostgreSQL database, got {text!r}")
+    raise DatabaseError(
+        f"ASSAY_DATABASE_URL is to name an SQLite file or a PostgreSQL database, got {text!r}"
+    )
 
 
 def open_database(url: sa.URL | None = None) -> sa.Engine:
@@ -119,6 +123,6 @@ def _migrate(engine: sa.Engine) -> None:
             command.upgrade(config, NEWEST_REVISION)
         except CommandError as error:
             raise DatabaseError(
-                f"the database {engine.url.render_as_string()} is at revision {_revision(connection)}, which this "
-                f"release does not know; it was written by a newer one"
+                f"the database {engine.url.render_as_string()} is at revision {_revision(connection)}, "
+                "which this release does not know; it was written by a newer one"
             ) from error

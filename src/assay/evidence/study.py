@@ -80,7 +80,9 @@ class Experiment:
             raise ValueError(f"experiment {self.name!r}: the first of its scales must be 'quick'")
         for scale, settings in self.scales.items():
             if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
-                raise ValueError(f"experiment {self.name!r}, scale {scale!r}: settings must be a dataclass instance")
+                raise ValueError(
+                    f"experiment {self.name!r}, scale {scale!r}: settings must be a dataclass instance"
+                )
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def seed_sequence(slug: str, experiment: str, index: int) -> np.random.SeedSeque
 def trial_generator(slug: str, experiment: str, index: int) -> np.random.Generator:
     """The generator that trial `index` of an experiment draws from, to run one by hand.
 
-    >>> trial_generator("colide", "unequal_noise", 0).random() == trial_generator("colide", "unequal_noise", 0).random()
+    >>> first, again = (trial_generator("colide", "unequal_noise", 0) for _ in range(2))
+    >>> first.random() == again.random()
     True
     """
     import numpy as np
