@@ -231,9 +231,9 @@ class Ledger:
 
     def revisions(self) -> dict[str, int]:
         """Per study a number that grows with every row, to tell whether anything is new."""
-        query = sa.select(trials.c.study, sa.func.max(trials.c.id)).group_by(trials.c.study)
+        query = sa.select(trials.c.study, sa.func.max(trials.c.id).label("newest")).group_by(trials.c.study)
         with self.engine.connect() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return {row.study: row.newest for row in connection.execute(query)}
 
     def running(self) -> set[str]:
         """The keys of the series of which some run has taken a trial."""

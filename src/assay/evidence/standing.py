@@ -201,3 +201,17 @@ def _with_rows(
         tuple(sorted(machines)),
         max((row.ended_at for row in rows), default=None),
     )
+
+
+def write_recorded(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows made here as recorded evidence, replacing what there was only once all is written."""
+    lines = [
+        canonical(
+            dataclasses.replace(row, series=dataclasses.replace(row.series, origin="recorded")).as_json()
+        )
+        for row in rows
+    ]
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    partial.replace(path)

@@ -133,13 +133,12 @@ def check_measurements(experiment: Experiment, measurements: object) -> Measurem
         if value is None:
             plain[name] = None
             continue
-        try:
-            numbers = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError):
-            numbers = np.array(np.nan)
-        if numbers.ndim > 1 or not np.isfinite(numbers).all():
-            raise InvalidMeasurement(f"measurement {name!r} is to be a finite number or a flat list of them")
-        plain[name] = numbers.tolist()
+        numbers = np.asarray(value)
+        if numbers.ndim > 1 or numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
+            raise InvalidMeasurement(
+                f"measurement {name!r} is to be a finite number or a flat list of them, got {value!r:.80}"
+            )
+        plain[name] = numbers.astype(np.float64).tolist()
     for claim in experiment.claims:
         claim.asks(plain)
     return plain

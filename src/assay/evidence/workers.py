@@ -200,7 +200,7 @@ class ClusterWorkers:
             raise ImportError("a cluster needs the extra assay[cluster]") from error
         self._client = Client(address, timeout=10)
         self.size = max(1, sum(self._client.nthreads().values()))
-        self._ended = threading.Event()
+        self._closed = threading.Event()
 
     def submit(self, job: Job, timeout: float) -> Future[Report]:
         future: Future[Report] = Future()
@@ -208,29 +208,29 @@ class ClusterWorkers:
 
         def wait() -> None:
             deadline = None
-            while not self._ended.wait(0.1):
-                if remote.done():
-                    break
-                place = self._client.processing()
-                holders = [worker for worker, keys in place.items() if remote.key in keys]
-                if holders and deadline is None:
+            while not remote.done():
+                if self._closed.wait(0.1) or future.cancelled():
+                    remote.cancel()
+                    future.cancel()
+                    return
+                places = [worker for worker, keys in self._client.processing().items() if remote.key in keys]
+                if places and deadline is None:
                     deadline = time.monotonic() + timeout
                 if deadline is not None and time.monotonic() > deadline:
                     remote.cancel()
-                    self._client.restart_workers(holders, raise_for_error=False)
-                    future.set_exception(TimeoutError())
+                    self._client.restart_workers(places, raise_for_error=False)
+                    if future.set_running_or_notify_cancel():
+                        future.set_exception(TimeoutError())
                     return
-            else:
-                future.cancel()
-                return
-            try:
-                future.set_result(remote.result())
-            except Exception as error:
-                future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(remote.result())
+                except Exception as error:
+                    future.set_exception(error)
 
         threading.Thread(target=wait, daemon=True).start()
         return future
 
     def close(self) -> None:
-        self._ended.set()
+        self._closed.set()
         self._client.close()

@@ -40,8 +40,51 @@ def upgrade() -> None:
         sa.Column("owner", sa.Text, nullable=False),
         sa.Column("expires_at", sa.Float, nullable=False),
     )
+    op.create_table(
+        "papers",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("slug", sa.Text),
+        sa.Column("title", sa.Text, nullable=False),
+        sa.Column("abstract", sa.Text),
+        sa.Column("abstract_source", sa.Text),
+        sa.Column("submitted", sa.Date),
+        sa.Column("listed", sa.Date),
+        sa.Column("authors", sa.Integer),
+        sa.Column("organisation", sa.Text),
+        sa.Column("comments", sa.Integer),
+        sa.Column("field", sa.Text),
+        sa.Column("sentence", sa.Text),
+        sa.UniqueConstraint("slug", name="one_paper_a_slug"),
+    )
+    op.create_table(
+        "paper_ids",
+        sa.Column("kind", sa.String(16), primary_key=True),
+        sa.Column("value", sa.Text, primary_key=True),
+        sa.Column("paper_id", sa.Integer, sa.ForeignKey("papers.id"), nullable=False),
+    )
+    op.create_index("ids_by_paper", "paper_ids", ["paper_id"])
+    op.create_table(
+        "provenances",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("paper_id", sa.Integer, sa.ForeignKey("papers.id"), nullable=False),
+        sa.Column("source", sa.Text, nullable=False),
+        sa.Column("listed", sa.Date),
+        sa.Column("said", sa.Text, nullable=False),
+        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("seen_at", sa.Text, nullable=False),
+        sa.UniqueConstraint("paper_id", "source", "digest", name="told_once_a_source"),
+    )
+    op.create_table(
+        "controls",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("value", sa.Text, nullable=False),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("provenances")
+    op.drop_table("paper_ids")
+    op.drop_table("papers")
+    op.drop_table("controls")
     op.drop_table("leases")
     op.drop_table("trials")

@@ -1,0 +1,465 @@
+"""The `assay` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from assay import __version__
+
+if TYPE_CHECKING:
+    from assay.evidence.ledger import Ledger
+    from assay.evidence.runner import Plan
+    from assay.evidence.study import Study
+
+RECORD_SECONDS = 600.0
+"""What `assay record` may spend on a study."""
+
+app = typer.Typer(
+    name="assay",
+    help="Daily papers, put to the test: each paper's claims with a verdict, each paper's method as code.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+papers_app = typer.Typer(
+    help="The papers: list them, show one, import a saved Daily Papers page.", no_args_is_help=True
+)
+ledger_app = typer.Typer(
+    help="The ledger of trials: export and import it as JSON lines.", no_args_is_help=True
+)
+app.add_typer(papers_app, name="papers")
+app.add_typer(ledger_app, name="ledger")
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON for programs; progress goes to standard error.")
+]
+
+
+def main() -> None:
+    """Run the command; what the user can mend is said in one sentence, without a traceback."""
+    try:
+        app()
+    except Exception as error:
+        # Imported only now: SQLAlchemy would double the time of `assay --help`.
+        from assay.database import DatabaseError
+
+        if not isinstance(error, DatabaseError | ImportError | OSError):
+            raise
+        print(f"assay: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"assay {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def check(
+    slugs: Annotated[
+        list[str] | None, typer.Argument(metavar="SLUG…", help="The papers to check.", show_default=False)
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Check every paper that has a study.")] = False,
+    experiment: Annotated[
+        str | None, typer.Option(help="Only the experiment of this name.", metavar="NAME")
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="The size to run at; every experiment has 'quick'.", metavar="NAME")
+    ] = "quick",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Replace a setting; such trials give a verdict of their own.", metavar="NAME=VALUE"
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Go on to so many trials in all, decided sooner or not.", metavar="N"),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Wall seconds per experiment; 120 at quick scale, else without end.",
+            metavar="SECONDS",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trials to run at once.", metavar="N")] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Run the trials on the Dask cluster at this address.", metavar="ADDRESS"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the claims of papers as experiments, to a verdict.
+
+    Every claim is a question that one trial answers yes or no. A verdict, *holds* or *fails*, falls when the
+    answers leave at most a 5 % chance that it is wrong; until then the claim is *undecided*. Trials are kept
+    in the ledger as they end: Ctrl-C loses only those under way, and the same command goes on from there.
+
+    `assay check colide` checks one paper, `assay check --all --jobs 4` all, four trials at a time;
+    `assay check colide --experiment unequal_noise --set nodes=50 --trials 20` tries another size.
+
+    Exit status: 0 if all ran, whatever the verdicts; 1 if something broke; 2 if the command was not
+    understood; 130 after Ctrl-C.
+    """
+    from assay import studies
+
+    if bool(slugs) == all_:
+        raise typer.BadParameter("name the papers to check, or use --all")
+    ledger = _ledger()
+    chosen = studies.slugs() if all_ else list(dict.fromkeys(_resolve(slug) for slug in slugs or []))
+    loaded, broken = _load(chosen)
+    plans = _plans(loaded, experiment, scale, _overrides(set_ or []))
+    broken |= _run(plans, ledger, budget=budget, trials=trials, jobs=jobs, cluster=cluster)
+    _show(loaded, ledger, as_json)
+    raise typer.Exit(1 if broken else 0)
+
+
+@app.command()
+def show(
+    slug: Annotated[str, typer.Argument(metavar="SLUG", help="A paper's slug or arXiv id.")],
+    as_json: Json = False,
+) -> None:
+    """Show how a paper's claims stand: published against measured, with the verdicts so far."""
+    from assay import studies
+
+    try:
+        name = studies.resolve(slug)
+    except studies.UnknownStudy:
+        paper = _find(slug)
+        if paper.slug not in studies.slugs():
+            if as_json:
+                print(json.dumps([{"study": paper.slug, "experiments": []}]))
+            else:
+                print(f"{paper.title}: no study of this paper is installed yet")
+            return
+        name = paper.slug
+    loaded, broken = _load([name])
+    _show(loaded, _ledger(), as_json)
+    raise typer.Exit(1 if broken else 0)
+
+
+@app.command()
+def record(
+    slugs: Annotated[list[str], typer.Argument(metavar="SLUG…", help="The papers whose evidence to record.")],
+) -> None:
+    """Check papers at quick scale and write the evidence that ships with the release.
+
+    A study gets up to ten minutes. The trials go to the ledger as with `assay check`, and from there to
+    recorded/SLUG.jsonl beside the study's module.
+    """
+    import time
+
+    from assay import studies
+    from assay.evidence import standing
+
+    ledger = _ledger()
+    for slug in [_resolve(slug) for slug in slugs]:
+        loaded, broken = _load([slug])
+        if broken:
+            raise typer.Exit(1)
+        plans = _plans(loaded, None, "quick", {})
+        ends = time.monotonic() + RECORD_SECONDS
+        for count, item in enumerate(plans):
+            share = max(0.0, ends - time.monotonic()) / (len(plans) - count)
+            broken |= _run([item], ledger, budget=share, jobs=1)
+        if broken:
+            print(f"assay: {slug} is broken, so nothing is recorded", file=sys.stderr)
+            raise typer.Exit(1)
+        path = standing.recorded_path(studies.module_of(slug))
+        standing.write_recorded(path, [row for item in plans for row in ledger.rows(series=item.series)])
+        print(f"{slug}: recorded in {path}")
+
+
+@papers_app.command("list")
+def papers_list(
+    field: Annotated[str | None, typer.Option(help="Only papers of this field.", metavar="FIELD")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the papers: the built-in catalogue and what has been imported."""
+    papers = _papers().list(field=field)
+    if as_json:
+        print(json.dumps([paper.as_json() for paper in papers], indent=2))
+        return
+    from rich.table import Table
+
+    from assay import studies
+
+    table = Table("slug", "arXiv", "submitted", "field", "title", box=None, pad_edge=False)
+    for paper in papers:
+        slug = f"[bold]{paper.slug}[/]" if paper.slug in studies.slugs() else paper.slug
+        table.add_row(slug, paper.arxiv_id, str(paper.submitted or ""), paper.field, paper.title)
+    _console().print(table)
+
+
+@papers_app.command("show")
+def papers_show(
+    key: Annotated[str, typer.Argument(metavar="SLUG", help="A paper's slug or arXiv id.")],
+    as_json: Json = False,
+) -> None:
+    """Show one paper: what is known of it, and its abstract where one was imported."""
+    paper = _find(key)
+    if as_json:
+        print(json.dumps(paper.as_json(), indent=2))
+        return
+    for name, value in paper.as_json().items():
+        if value not in (None, [], {}):
+            print(f"{name}: {value}")
+
+
+@papers_app.command("import")
+def papers_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The saved page, as text or HTML.")],
+    as_json: Json = False,
+) -> None:
+    """Import a saved Daily Papers page. Importing it again changes nothing.
+
+    An entry that cannot be read is named by its line, and the rest is imported.
+    """
+    import dataclasses
+
+    from assay.papers import saved_page
+
+    try:
+        page = saved_page.parse(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"{file} is to be a text or HTML file in UTF-8: {error.reason}") from error
+    except saved_page.NotASavedPage as error:
+        raise typer.BadParameter(f"{file}: {error}") from error
+    report = _papers().import_page(page, file.name)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(report)))
+    else:
+        for line, reason in report.unreadable:
+            print(f"{file}:{line}: {reason}", file=sys.stderr)
+        print(
+            f"{len(page.entries)} papers: {report.new} new, {report.changed} changed, "
+            f"{report.unchanged} unchanged; {report.tied} tied to the catalogue"
+        )
+    raise typer.Exit(1 if report.unreadable else 0)
+
+
+@ledger_app.command("export")
+def ledger_export(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Where to; standard output without.")
+    ] = None,
+) -> None:
+    """Write every trial as a line of JSON."""
+    lines = _ledger().export()
+    if file is None:
+        for line in lines:
+            print(line)
+        return
+    partial = file.with_name(f"{file.name}.partial")
+    with partial.open("w", encoding="utf-8") as out:
+        out.writelines(f"{line}\n" for line in lines)
+    partial.replace(file)
+
+
+@ledger_app.command("import")
+def ledger_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `assay ledger export` wrote.")],
+) -> None:
+    """Take in trials from JSON lines; those already there are left as they are."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            new = _ledger().load(lines)
+    except ValueError as error:
+        raise typer.BadParameter(f"{file}: {error}") from error
+    print(f"{new} new trials")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at.")] = 8000,
+    with_worker: Annotated[
+        bool, typer.Option("--worker", help="Run the worker as well, until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Serve the page. `assay worker`, beside it, runs the checks that are asked for there."""
+    import subprocess
+
+    from assay.web import app as web
+
+    _papers()
+    beside = subprocess.Popen([sys.executable, "-m", "assay.cli", "worker"]) if with_worker else None
+    try:
+        web.serve(host=host, port=port)
+    finally:
+        if beside is not None:
+            beside.terminate()
+            beside.wait()
+
+
+@app.command()
+def worker() -> None:
+    """Check papers one after another, and those asked for on the page first; one trial at a time, gently."""
+    from assay.web import worker as web
+
+    web.work()
+
+
+def _console(*, stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _ledger() -> Ledger:
+    from assay.database import open_database
+    from assay.evidence.ledger import Ledger
+
+    return Ledger(open_database())
+
+
+def _papers() -> Any:
+    from assay.database import open_database
+    from assay.papers.records import Papers
+
+    papers = Papers(open_database())
+    papers.load_catalogue()
+    return papers
+
+
+def _find(key: str) -> Any:
+    try:
+        return _papers().find(key)
+    except LookupError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _resolve(slug: str) -> str:
+    from assay import studies
+
+    try:
+        return studies.resolve(slug)
+    except studies.UnknownStudy as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _load(slugs: list[str]) -> tuple[list[Study], bool]:
+    """The studies that can be loaded; True as well if one cannot, which is said."""
+    from assay import studies
+
+    loaded, broken = [], False
+    for slug in slugs:
+        try:
+            loaded.append(studies.load(slug))
+        except ImportError as error:
+            broken = True
+            print(f"assay: {slug} is broken: {error}", file=sys.stderr)
+    return loaded, broken
+
+
+def _overrides(texts: list[str]) -> dict[str, str]:
+    overrides = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"--set takes NAME=VALUE, such as nodes=50, got {text!r}")
+        overrides[name] = value
+    return overrides
+
+
+def _plans(loaded: list[Study], name: str | None, scale: str, overrides: dict[str, str]) -> list[Plan]:
+    from assay import studies
+    from assay.evidence.runner import plan
+
+    plans = []
+    for study in loaded:
+        try:
+            experiments = study.experiments if name is None else (study.experiment(name),)
+            # Several experiments need not share their scales: those without this one are left out.
+            fitting = [item for item in experiments if scale in item.scales] or experiments
+            module = studies.module_of(study.slug)
+            plans += [plan(study, item, module, scale=scale, overrides=overrides) for item in fitting]
+        except (KeyError, ValueError) as error:
+            raise typer.BadParameter(str(error.args[0])) from error
+    return plans
+
+
+def _run(
+    plans: list[Plan],
+    ledger: Ledger,
+    *,
+    budget: float | None = None,
+    trials: int | None = None,
+    jobs: int = 1,
+    cluster: str | None = None,
+) -> bool:
+    """Run the plans with live progress; True if something broke."""
+    from assay.evidence.runner import Ended, run
+    from assay.evidence.workers import MEMORY_LIMIT, ClusterWorkers, LocalWorkers, Workers
+    from assay.terminal import Progress
+
+    broken = False
+    quick = all(plan.scale == "quick" for plan in plans)
+    with _interruptible(), Progress(_console(stderr=True), budget=budget, trials=trials) as progress:
+        workers: Workers = (
+            ClusterWorkers(cluster) if cluster else LocalWorkers(jobs, memory=MEMORY_LIMIT if quick else None)
+        )
+        try:
+            for event in progress.follow(run(plans, ledger, workers, budget=budget, trials=trials)):
+                broken |= isinstance(event, Ended) and event.reason == "broken"
+        finally:
+            workers.close()
+    return broken
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("assay: stopped; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _show(loaded: list[Study], ledger: Ledger, as_json: bool) -> None:
+    from assay import studies, terminal
+    from assay.evidence.standing import standings
+
+    found = [(study, standings(ledger, study, studies.module_of(study.slug))) for study in loaded]
+    if as_json:
+        print(
+            json.dumps(
+                [
+                    {"study": study.slug, "experiments": [item.as_json() for item in items]}
+                    for study, items in found
+                ],
+                indent=2,
+            )
+        )
+        return
+    console = _console()
+    for study, items in found:
+        console.rule(f"[bold]{study.slug}")
+        for item in items:
+            console.print(terminal.standing(item))
+    console.print(terminal.expected_errors([item for _, items in found for item in items]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+from . import catalogue as catalogue
+from . import saved_page as saved_page
+from .catalogue import FIELDS as FIELDS
+from .catalogue import CatalogueEntry as CatalogueEntry
+from .records import ImportReport as ImportReport
+from .records import Paper as Paper
+from .records import Papers as Papers
+from .records import UnknownPaper as UnknownPaper
+from .saved_page import NotASavedPage as NotASavedPage
+from .saved_page import PageEntry as PageEntry
+from .saved_page import SavedPage as SavedPage

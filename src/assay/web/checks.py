@@ -1,0 +1,137 @@
+"""What the page asks of the worker: checks, kept by DBOS until they are done, and the pause."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import sqlalchemy as sa
+
+from assay.database import write
+
+if TYPE_CHECKING:
+    from dbos import DBOSClient
+
+APPLICATION = "assay"
+QUEUE = "checks"
+WORKFLOW = "check"
+EXECUTOR = "assay-worker"
+VERSION = "1"
+"""The version of the workflow's steps, not of the release: an upgrade must not strand what is queued."""
+
+ABSENT_AFTER = 10.0
+"""Seconds without a sign of life after which the page says that no worker runs."""
+
+metadata = sa.MetaData()
+
+controls = sa.Table(
+    "controls",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+
+def workflows_url(engine: sa.Engine) -> str:
+    """Where DBOS keeps its tables: a file of its own beside an SQLite ledger, in PostgreSQL a schema."""
+    url = engine.url
+    if url.get_backend_name() == "sqlite":
+        assert url.database is not None
+        path = Path(url.database).absolute()
+        url = url.set(database=str(path.with_name(f"{path.stem}-workflows.sqlite")))
+    return url.render_as_string(hide_password=False)
+
+
+class Controls:
+    """The words that page and worker exchange in the database: paused or not, what is being checked."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+
+    @property
+    def paused(self) -> bool:
+        return self._read("paused") == "yes"
+
+    @paused.setter
+    def paused(self, value: bool) -> None:
+        self._write("paused", "yes" if value else "no")
+
+    def report(self, study: str | None) -> None:
+        """The worker's sign of life: `study` is what it is checking."""
+        self._write("worker", json.dumps({"at": time.time(), "study": study}))
+
+    def leave(self) -> None:
+        """The worker's last word."""
+        self._write("worker", json.dumps({"at": 0.0, "study": None}))
+
+    def as_json(self) -> dict[str, Any]:
+        """The state of the worker as plain data: whether it runs, is paused, and the study that it checks."""
+        said = json.loads(self._read("worker") or '{"at": 0, "study": null}')
+        present = time.time() - said["at"] < ABSENT_AFTER
+        return {"running": present, "paused": self.paused, "study": said["study"] if present else None}
+
+    def _read(self, name: str) -> str | None:
+        with self.engine.connect() as connection:
+            return connection.scalar(sa.select(controls.c.value).where(controls.c.name == name))
+
+    def _write(self, name: str, value: str) -> None:
+        with write(self.engine) as connection:
+            update = controls.update().where(controls.c.name == name).values(value=value)
+            if connection.execute(update).rowcount == 0:
+                connection.execute(controls.insert().values(name=name, value=value))
+
+
+class Checks:
+    """The queue of checks as the server sees it. Only the worker launches DBOS; this is a client of it."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._url = workflows_url(engine)
+        self._lock = threading.Lock()
+        self._known_client: DBOSClient | None = None
+
+    def start(self, slug: str) -> None:
+        """Queue a check of the study; one that is queued or running already is enough."""
+        self._client().enqueue(
+            {
+                "workflow_name": WORKFLOW,
+                "queue_name": QUEUE,
+                "app_version": VERSION,
+                "deduplication_id": slug,
+                "duplication_policy": "return-existing",
+            },
+            slug,
+        )
+
+    def under_way(self) -> dict[str, Literal["queued", "running"]]:
+        """The slugs of the studies whose check is queued or running."""
+        found = self._client().list_workflows(
+            queue_name=QUEUE, status=["ENQUEUED", "PENDING"], load_input=False, load_output=False
+        )
+        return {
+            workflow.deduplication_id: "queued" if workflow.status == "ENQUEUED" else "running"
+            for workflow in found
+            if workflow.deduplication_id is not None
+        }
+
+    def close(self) -> None:
+        """Give back the connections."""
+        with self._lock:
+            if self._known_client is not None:
+                self._known_client.destroy()
+                self._known_client = None
+
+    def _client(self) -> DBOSClient:
+        with self._lock:
+            if self._known_client is None:
+                from dbos import DBOS, DBOSClient
+
+                DBOS.migrate(self._url)  # a client does not, and the worker may not have been there yet
+                self._known_client = DBOSClient(
+                    system_database_url=self._url,
+                    application_name=APPLICATION,
+                    retry_connection_errors=False,
+                )
+            return self._known_client
