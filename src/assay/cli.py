@@ -131,7 +131,7 @@ def check(
     loaded, broken = _load(chosen)
     plans = _plans(loaded, experiment, scale, _overrides(set_ or []))
     broken |= _run(plans, ledger, budget=budget, trials=trials, jobs=jobs, cluster=cluster)
-    _show(loaded, ledger, as_json)
+    _show(loaded, ledger, as_json, experiment)
     raise typer.Exit(1 if broken else 0)
 
 
@@ -437,11 +437,14 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _show(loaded: list[Study], ledger: Ledger, as_json: bool) -> None:
+def _show(loaded: list[Study], ledger: Ledger, as_json: bool, experiment: str | None = None) -> None:
     from assay import studies, terminal
     from assay.evidence.standing import standings
 
-    found = [(study, standings(ledger, study, studies.module_of(study.slug))) for study in loaded]
+    found = []
+    for study in loaded:
+        items = standings(ledger, study, studies.module_of(study.slug))
+        found.append((study, [item for item in items if experiment in (None, item.experiment.name)]))
     if as_json:
         print(
             json.dumps(

@@ -188,6 +188,6 @@ def expected_errors(items: Iterable[Standing]) -> Text:
     given = sum(claim.verdict is not Verdict.UNDECIDED for item in items for claim in item.tally.claims)
     return Text(
         f"{given} verdict{'s' * (given != 1)} given; each is wrong with a chance of at most "
-        f"{ERROR_RATE:.0%}, so expect at most {given * ERROR_RATE:.1f} wrong.",
+        f"{ERROR_RATE:.0%}, so expect at most {given * ERROR_RATE:.2g} wrong.",
         style="dim",
     )

@@ -1,3 +1,4 @@
+import multiprocessing
 import time
 from collections.abc import Iterator
 
@@ -7,7 +8,7 @@ from assay_toy import toy, toy_broken
 from assay.evidence import runner
 from assay.evidence.ledger import Ledger
 from assay.evidence.runner import plan, run
-from assay.evidence.workers import ClusterWorkers
+from assay.evidence.workers import ClusterWorkers, Job, LocalWorkers
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,21 @@ def cluster(address: str) -> Iterator[ClusterWorkers]:
     workers = ClusterWorkers(address)
     yield workers
     workers.close()
+
+
+def test_a_worker_that_dies_between_trials_is_replaced() -> None:
+    workers = LocalWorkers(2)
+    try:
+        jobs = [Job("toy", "coin", toy.coin, toy.Coin(seconds=0.1), index) for index in range(4)]
+        first = [future.result() for future in [workers.submit(job, 60) for job in jobs]]
+        for victim in multiprocessing.active_children():
+            victim.kill()
+            victim.join()
+        time.sleep(0.5)
+        again = [future.result() for future in [workers.submit(job, 60) for job in jobs]]
+        assert [report.measurements for report in again] == [report.measurements for report in first]
+    finally:
+        workers.close()
 
 
 def test_trials_run_on_a_cluster(ledger: Ledger, cluster: ClusterWorkers) -> None:

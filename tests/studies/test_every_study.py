@@ -1,4 +1,4 @@
-"""What holds for every study of this package: all its parts are there and its recorded evidence is its own."""
+"""What holds for every study of this package: its parts are there, its recorded evidence is its own."""
 
 import importlib
 from pathlib import Path

@@ -157,23 +157,32 @@ class LocalWorkers:
     """
 
     def __init__(self, jobs: int = 1, *, memory: int | None = MEMORY_LIMIT) -> None:
+        self.size = jobs
+        self._memory = memory
+        # Inherited by the workers, also by those that take the place of dead ones.
+        self._environment = {name: os.environ.get(name) for name in _ONE_THREAD}
+        os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> Any:
         import multiprocessing
 
         from pebble import ProcessPool
 
-        self.size = jobs
-        # Inherited by the workers, also by those that take the place of dead ones.
-        self._environment = {name: os.environ.get(name) for name in _ONE_THREAD}
-        os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
-        self._pool = ProcessPool(
-            jobs,
+        return ProcessPool(
+            self.size,
             initializer=_start,
-            initargs=(os.getpid(), memory),
+            initargs=(os.getpid(), self._memory),
             # Forking a process with threads (torch, BLAS, the page) can deadlock.
             context=multiprocessing.get_context("spawn"),
         )
 
     def submit(self, job: Job, timeout: float) -> Future[Report]:
+        if not self._pool.active:
+            # A process that died between trials takes pebble's whole pool with it.
+            self._pool.stop()
+            self._pool.join()
+            self._pool = self._new_pool()
         future: Future[Report] = self._pool.schedule(run_job, args=(job,), timeout=timeout)
         return future
 
