@@ -67,8 +67,9 @@ def _covariance(X: Array) -> Array:
     if constant.size:
         column = constant[0]
         raise ValueError(f"X must vary in every column, got only {X[0, column]!r} in column {column}")
-    centred = X - X.mean(axis=0)
-    covariance: Array = centred.T @ centred / len(X)
+    with np.errstate(over="ignore", invalid="ignore"):
+        centred = X - X.mean(axis=0)
+        covariance: Array = centred.T @ centred / len(X)
     if not np.isfinite(covariance).all():
         raise ValueError(f"X must be small enough to square, got entries up to {np.abs(X).max()}")
     return covariance
@@ -194,7 +195,7 @@ def threshold_to_dag(weights: ArrayLike, threshold: float = 0.3) -> Array:
 _WIDTH = 4  # rows eliminated at once: each row of the rest is then loaded and stored a quarter as often
 
 
-@numba.njit(cache=True, fastmath={"contract"})  # type: ignore[untyped-decorator, unused-ignore]
+@numba.njit(cache=True, fastmath={"contract"})
 def _invert_m_matrix(A: Array, panel: Array) -> float:
     """Invert A in place and return its log-determinant, or NaN if A is no M-matrix.
 
@@ -246,7 +247,7 @@ def _invert_m_matrix(A: Array, panel: Array) -> float:
     return log_determinant
 
 
-@numba.njit(cache=True, fastmath={"contract"})  # type: ignore[untyped-decorator, unused-ignore]
+@numba.njit(cache=True, fastmath={"contract"})
 def _enter_domain(W: Array, s: float, inverse: Array, panel: Array) -> float:
     """Set `inverse` to ``(s I - W o W)^-T`` and return the log-determinant, NaN outside the domain."""
     d = W.shape[0]
@@ -257,10 +258,11 @@ def _enter_domain(W: Array, s: float, inverse: Array, panel: Array) -> float:
         inverse[i, i] += s
     for i in range(d, inverse.shape[0]):
         inverse[i, i] = 1.0
-    return _invert_m_matrix(inverse, panel)  # type: ignore[no-any-return, unused-ignore]
+    log_determinant: float = _invert_m_matrix(inverse, panel)
+    return log_determinant
 
 
-@numba.njit(cache=True, fastmath={"contract"})  # type: ignore[untyped-decorator, unused-ignore]
+@numba.njit(cache=True, fastmath={"contract"})
 def _update_scale(
     C: Array, W: Array, kind: int, floor: Array, CD: Array, residual: Array, scale: Array
 ) -> None:
@@ -281,7 +283,7 @@ def _update_scale(
             scale[j] = max(np.sqrt(max(residual[j], 0.0)), floor[j])
 
 
-@numba.njit(cache=True, fastmath={"contract"})  # type: ignore[untyped-decorator, unused-ignore]
+@numba.njit(cache=True, fastmath={"contract"})
 def _descend(
     C: Array,
     W: Array,
@@ -367,10 +369,12 @@ def _follow_path(
     tolerance: float,
 ) -> _Path:
     """Path following from ``W = 0``: each stage starts from the last one's end, at a smaller mu."""
-    weights, mu, n_iter = np.zeros_like(covariance), mu_init, 0
+    # Floats throughout: a parameter given as an int would have the descent compiled once more.
+    weights, mu, n_iter = np.zeros_like(covariance), float(mu_init), 0
+    sparsity, tolerance = float(sparsity), float(tolerance)
     for stage in range(n_stages):
         s = float(log_det_scales[min(stage, len(log_det_scales) - 1)])
-        rate = learning_rate
+        rate = float(learning_rate)
         steps = max_iter if stage == n_stages - 1 else warm_iter
         inside = False
         while not inside:
@@ -404,7 +408,8 @@ class CoLiDE(BaseEstimator):
         log_det_scales: the s of `log_det_acyclicity` in each stage; the last holds for those beyond.
         warm_iter, max_iter: steps at most in each stage, in the last one.
         learning_rate: of Adam, in units of the weights. The authors' schedule is ``learning_rate=3e-4,
-            warm_iter=20_000, max_iter=70_000, check_every=1000``; the default is ten times shorter.
+            warm_iter=20_000, max_iter=70_000, check_every=1000``, ten times as long as the default; from some
+            50 nodes on, slower is more accurate.
         check_every: steps between tests of convergence; None for a quarter of `warm_iter`.
         tolerance: relative change of the objective between two tests that ends a stage.
         noise_floor: lower bound of the noise scales, as a share of the data's root mean square.
@@ -414,7 +419,7 @@ class CoLiDE(BaseEstimator):
         dag_weights_: (d, d) weights of the DAG.
         adjacency_: (d, d) bool, edges of the DAG.
         noise_scale_: standard deviation of the noise: a float if equal, (d,) if unequal.
-        n_iter_: steps taken in all stages.
+        n_iter_: steps taken in all, those of stages begun anew included.
         objective_: score plus penalty of `weights_`, to compare fits with the same `sparsity`.
 
     >>> sem = simulate_linear_sem(6, 1000, mean_degree=2.0, noise_variances=(0.5, 10.0), seed=0)
@@ -621,6 +626,7 @@ def golem(
         W = _square_matrix("initial", initial).copy()
         if W.shape != C.shape:
             raise ValueError(f"initial must have shape {C.shape}, got {W.shape}")
+        np.fill_diagonal(W, 0.0)
     elif noise == "equal":
         W = np.zeros_like(C)
     else:
@@ -802,8 +808,9 @@ def _preferential_attachment(d: int, m: int, rng: np.random.Generator) -> NDArra
     """Edges of a Barabasi-Albert graph, from newer to older nodes, the newest node first."""
     edges = np.zeros((d, d), dtype=bool)
     degrees = np.zeros(d)
-    degrees[:m] = 1.0  # the first m nodes are not joined, yet each can be the first to be chosen
-    for new in range(m, d):
+    edges[m, :m] = True
+    degrees[:m], degrees[m] = 1, m
+    for new in range(m + 1, d):
         chosen = rng.choice(new, size=m, replace=False, p=degrees[:new] / degrees[:new].sum())
         edges[new, chosen] = True
         degrees[chosen] += 1
