@@ -14,13 +14,14 @@ import assay
 from assay.database import NEWEST_REVISION, DatabaseError, database_url, open_database, write
 from assay.evidence import ledger
 from assay.papers import records
+from assay.web import checks
 
 
 def test_migrations_make_the_tables_that_the_code_uses(either_engine: sa.Engine) -> None:
     with either_engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         declared = sa.MetaData()
-        for metadata in (ledger.metadata, records.metadata):
+        for metadata in (ledger.metadata, records.metadata, checks.metadata):
             for table in metadata.tables.values():
                 table.to_metadata(declared)
         assert compare_metadata(context, declared) == []

@@ -570,7 +570,8 @@ def _colour(order: Indices, indptr: Any, indices: Any, data: Floats) -> Indices:
 def solve_forest(matrix: Any, rhs: ArrayLike) -> Floats:
     """Solve a symmetric linear system whose graph is a forest, in linear time.
 
-    Two sweeps of Gaussian belief propagation: messages from the leaves to the roots, then back.
+    Two sweeps of Gaussian belief propagation: messages from the leaves to the roots, then back. With a
+    problem's `block_hessian` and gradient it is a Newton step on a block of any smooth problem.
 
     Args:
         matrix: positive definite, dense or sparse, shape (n, n), its off-diagonal entries without cycles.
@@ -704,9 +705,7 @@ class _Bounds:
             return problem.block_bound(np.frombuffer(block, np.intp))
 
         def largest(block: bytes) -> float:
-            bound = self._matrix(block)
-            last = bound.shape[0] - 1
-            return max(0.0, float(linalg.eigvalsh(bound, subset_by_index=[last, last])[0]))
+            return max(0.0, float(np.linalg.eigvalsh(self._matrix(block))[-1]))
 
         self._matrix = functools.lru_cache(n_kept)(matrix)
         self._largest = functools.lru_cache(n_kept)(largest)
@@ -735,15 +734,16 @@ def _shrink(point: Floats, threshold: float | Floats, nonnegative: bool) -> Floa
 Rule = Callable[[_Point], Indices]
 
 
-def _score_gs(point: _Point) -> Floats:
-    return point.gradient**2
+def _separable_score(problem: Problem, selection: Selection) -> Callable[[_Point], Floats]:
+    """What the score of a block sums over its coordinates."""
+    if not problem.smooth:
+        return _projected_gain
+    if selection == "gs":
+        return lambda point: point.gradient**2
+    return lambda point: _divide(point.gradient**2, problem.lipschitz)
 
 
-def _score_gsd(point: _Point) -> Floats:
-    return _divide(point.gradient**2, point.problem.lipschitz)
-
-
-def _score_projected(point: _Point) -> Floats:
+def _projected_gain(point: _Point) -> Floats:
     """What each coordinate's own step is sure to gain where there is an l1 term or a sign constraint."""
     problem, x = point.problem, point.x
     inverse = _divide(np.ones_like(x), problem.lipschitz)
@@ -792,7 +792,7 @@ def _variable_rule(problem: Problem, selection: Selection, k: int, rng: np.rando
         if selection == "tree-random":
             return lambda point: _grow_forest(rng.permutation(n), *edges)
         return lambda point: _grow_forest(np.argsort(-np.abs(point.gradient), kind="stable"), *edges)
-    score = _score_projected if not problem.smooth else _score_gs if selection == "gs" else _score_gsd
+    score = _separable_score(problem, selection)
     return lambda point: _largest(score(point), k)
 
 
@@ -815,24 +815,17 @@ def _fixed_rule(
     order = np.concatenate(blocks)
     sizes = [block.size for block in blocks]
     starts = np.cumsum([0, *sizes[:-1]])
-    score: Callable[[_Point], Floats]
-    if not problem.smooth:
-        score = _score_projected
-    elif selection == "gs":
-        score = _score_gs
-    elif selection == "gsd":
-        score = _score_gsd
-    elif selection == "gsl":
+    score = _separable_score(problem, selection)
+    if problem.smooth and selection == "gsl":
         block_lipschitz = np.empty(order.size)
         block_lipschitz[order] = np.repeat([bounds.largest(block) for block in blocks], sizes)
 
         def score(point: _Point) -> Floats:
             return _divide(point.gradient**2, block_lipschitz)
 
-    else:
-        block_diagonal: Any = sparse.block_diag(
-            [linalg.pinvh(bounds.matrix(b)) for b in blocks], format="csr"
-        )
+    if problem.smooth and selection == "gsq":
+        inverses = [linalg.pinvh(bounds.matrix(block)) for block in blocks]
+        block_diagonal: Any = sparse.block_diag(inverses, format="csr")
         place = np.argsort(order)
         inverse = block_diagonal[place][:, place]
 
