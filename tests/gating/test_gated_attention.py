@@ -356,6 +356,24 @@ def test_half_precision():
     torch.testing.assert_close(record.output.double(), exact, atol=0.1, rtol=0.1)
 
 
+def test_autocast():
+    layer = build(rope_base=10000.0, head_dim=4).float()
+    x = inputs(2, 50, EMBED_DIM).float()
+    exact = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = layer(x), layer.record(x).output
+    for output in outputs:
+        assert output.dtype == torch.bfloat16
+        torch.testing.assert_close(output.float(), exact, atol=0.1, rtol=0.1)
+
+
+def test_the_fused_path_compiles_as_one_graph():
+    layer = build(num_kv_heads=2, rope_base=100.0, head_dim=4)
+    x = inputs(2, 6, EMBED_DIM)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x))
+
+
 def test_a_layer_survives_being_saved(tmp_path):
     layer = build(num_kv_heads=2, rope_base=100.0, head_dim=4)
     torch.save(layer, tmp_path / "layer.pt")

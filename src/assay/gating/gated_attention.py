@@ -7,7 +7,7 @@ Attention-Sink-Free", 2025, arXiv 2505.06708.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -221,7 +221,7 @@ class GatedAttention(nn.Module):
         group_size = self.num_heads // self.num_kv_heads
         k, v = k.repeat_interleave(group_size, dim=1), v.repeat_interleave(group_size, dim=1)
         scores = (q @ k.mT / math.sqrt(self.head_dim)).masked_fill(~allowed, -math.inf)
-        weights = scores.softmax(-1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
+        weights = scores.softmax(-1, dtype=torch.promote_types(v.dtype, torch.float32)).to(v.dtype)
         return AttentionRecord(output=self._finish(weights @ v, gate), weights=weights, gate=gate)
 
     @torch.no_grad()
@@ -288,7 +288,7 @@ class GatedAttention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if self.rope_base is not None:
-            cos, sin = _rotation(x, self.head_dim, self.rope_base)
+            cos, sin = _rotation(q, self.rope_base)
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         return q, k, v, gate
 
@@ -352,7 +352,7 @@ class GatedDecoder(nn.Module):
         num_heads: int,
         ffn_dim: int,
         *,
-        attention: dict[str, Any] | None = None,
+        attention: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         for name, value in {"vocab_size": vocab_size, "depth": depth, "ffn_dim": ffn_dim}.items():
@@ -500,14 +500,15 @@ def matched_ffn_dim(embed_dim: int, ffn_dim: int, extra_parameters: int, gated_f
     return matched
 
 
-def _rotation(x: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, (T, dk / 2), of the rotary embedding's angles."""
+def _rotation(q: Tensor, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, (T, dk / 2), of the rotary embedding's angles, for queries (B, H, T, dk)."""
     # bfloat16 holds no position above 256 exactly, so angles are computed in float32 at least.
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    positions = torch.arange(x.shape[1], dtype=dtype, device=x.device)
-    exponents = torch.arange(0, head_dim, 2, dtype=dtype, device=x.device) / head_dim
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    tokens, head_dim = q.shape[-2:]
+    positions = torch.arange(tokens, dtype=dtype, device=q.device)
+    exponents = torch.arange(0, head_dim, 2, dtype=dtype, device=q.device) / head_dim
     angles = positions[:, None] * base**-exponents
-    return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    return angles.cos().to(q.dtype), angles.sin().to(q.dtype)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ def _decoder(settings: LanguageModel, seed: int, attention: Mapping[str, Any]) -
             settings.depth,
             settings.num_heads,
             ffn_dim,
-            attention=dict(attention),
+            attention=attention,
         )
 
     def attention_parameters(attention: Mapping[str, Any]) -> int:
@@ -446,7 +446,7 @@ def _dots(axes: Any, columns: Mapping[str, Sequence[float]]) -> None:
 
 
 def _gains(rows: Sequence[Measurements], pairs: Mapping[str, tuple[str, str]], against: str) -> Figure:
-    figure, axes = _axes("", f"loss lower than {against} by (nats per byte)")
+    figure, axes = _axes("", f"gain on {against} (nats per byte)")
     _dots(
         axes,
         {
@@ -459,7 +459,7 @@ def _gains(rows: Sequence[Measurements], pairs: Mapping[str, tuple[str, str]], a
 
 
 def draw_gain(rows: Sequence[Measurements]) -> Figure:
-    return _gains(rows, {"gate after attention": ("loss_gated", "loss_baseline")}, "the baseline's")
+    return _gains(rows, {"gate after attention": ("loss_gated", "loss_baseline")}, "the baseline")
 
 
 def draw_learning_rates(rows: Sequence[Measurements]) -> Figure:
@@ -477,17 +477,17 @@ def draw_learning_rates(rows: Sequence[Measurements]) -> Figure:
 
 def draw_positions(rows: Sequence[Measurements]) -> Figure:
     pairs = {gate: (f"loss_{gate}", "loss_output") for gate in _POSITIONS[:-1]}
-    return _gains(rows, pairs, "with the output gated")
+    return _gains(rows, pairs, "a gate on the output")
 
 
 def draw_other_nonlinearities(rows: Sequence[Measurements]) -> Figure:
     pairs = {name: (f"loss_{name}", "loss_baseline") for name in _NONLINEARITIES}
-    return _gains(rows, pairs, "the baseline's")
+    return _gains(rows, pairs, "the baseline")
 
 
 def draw_growth(rows: Sequence[Measurements]) -> Figure:
     pairs = {f"{size} model": (f"loss_gated_{size}", f"loss_baseline_{size}") for size in ("small", "large")}
-    return _gains(rows, pairs, "the baseline's")
+    return _gains(rows, pairs, "the baseline")
 
 
 def draw_long_context(rows: Sequence[Measurements]) -> Figure:
@@ -612,13 +612,13 @@ STUDY = Study(
                     Published(f"average perplexity {perplexity} against {other_perplexity}", _MOE),
                 )
                 for gate, where, perplexity in (
-                    ("sdpa", "after attention", 5.761),
-                    ("value", "on the values", 5.820),
+                    ("sdpa", "after attention", "5.761"),
+                    ("value", "on the values", "5.820"),
                 )
                 for other, elsewhere, other_perplexity in (
-                    ("key", "on the keys", 6.016),
-                    ("query", "on the queries", 5.981),
-                    ("output", "on the layer's output", 6.017),
+                    ("key", "on the keys", "6.016"),
+                    ("query", "on the queries", "5.981"),
+                    ("output", "on the layer's output", "6.017"),
                 )
             ),
             figure=draw_positions,
