@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,11 +16,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from dbos import DBOS
 
 from assay import studies
 from assay.database import open_database
 from assay.papers import Papers, catalogue
 from assay.web import source
+from assay.web.checks import workflows_url
 
 STUDY = """
 import time
@@ -87,7 +90,7 @@ def _write_toys(folder: Path) -> None:
     (package / "__init__.py").write_text("")
     written = {
         "coins": STUDY.format(slug="coins", seconds=0, before="", figure=""),
-        "slow": STUDY.format(slug="slow", seconds=0.4, before="", figure=""),
+        "slow": STUDY.format(slug="slow", seconds=0.3, before="", figure=""),
         "crash": STUDY.format(
             slug="crash", seconds=0, before="raise RuntimeError('<b>no</b> such luck')", figure="1 / 0"
         ),
@@ -120,7 +123,7 @@ def _forget() -> None:
         cached.cache_clear()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder that holds the toy distribution, on the path of this process."""
     folder = tmp_path_factory.mktemp("toys")
@@ -129,16 +132,44 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     _forget()
     yield folder
     sys.path.remove(str(folder))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "toystudies"]:
+        del sys.modules[name]
     _forget()
 
 
 @pytest.fixture
-def engine(toys: Path, tmp_path: Path) -> Iterator[sa.Engine]:
-    """A fresh database with the catalogue loaded."""
-    engine = open_database(sa.URL.create("sqlite", database=str(tmp_path / "assay.sqlite")))
+def hostile_title() -> str:
+    """The title of the paper of the study `coins`."""
+    return HOSTILE
+
+
+@pytest.fixture(scope="module")
+def prepared(toys: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a database that has the catalogue, and with the empty one of DBOS: both take a while."""
+    folder = tmp_path_factory.mktemp("prepared")
+    engine = open_database(sa.URL.create("sqlite", database=str(folder / "assay.sqlite")))
     Papers(engine).load_catalogue()
+    DBOS.migrate(workflows_url(engine))
+    engine.dispose()
+    return folder
+
+
+@pytest.fixture
+def engine(prepared: Path, tmp_path: Path) -> Iterator[sa.Engine]:
+    """A fresh database with the catalogue loaded."""
+    for file in prepared.iterdir():
+        shutil.copy(file, tmp_path)
+    engine = open_database(sa.URL.create("sqlite", database=str(tmp_path / "assay.sqlite")))
     yield engine
     engine.dispose()
+
+
+def _until(met: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until the condition is met; fails after so many seconds."""
+    ends = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < ends, "waited in vain"
+        time.sleep(0.05)
 
 
 class Processes:
@@ -147,7 +178,7 @@ class Processes:
     def __init__(self, toys: Path, database: str) -> None:
         path = os.pathsep.join([str(toys), *filter(None, [os.environ.get("PYTHONPATH")])])
         self.environment = os.environ | {
-            "ASSAY_DATABASE_URL": f"sqlite:///{database}",
+            "ASSAY_DATABASE_URL": database,
             "PYTHONPATH": path,
             "OMP_NUM_THREADS": "1",
         }
@@ -155,6 +186,7 @@ class Processes:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
+        self.until = _until
         self._started: list[subprocess.Popen[str]] = []
 
     def python(self, code: str) -> subprocess.Popen[str]:
@@ -185,7 +217,7 @@ class Processes:
             except OSError:
                 return False
 
-        until(answers)
+        self.until(answers)
         return process
 
     def work(self, *slugs: str) -> subprocess.Popen[str]:
@@ -209,14 +241,13 @@ class Processes:
 
 @pytest.fixture
 def processes(toys: Path, engine: sa.Engine) -> Iterator[Processes]:
-    started = Processes(toys, str(engine.url.database))
+    started = Processes(toys, f"sqlite:///{engine.url.database}")
     yield started
     started.stop()
 
 
-def until(met: Callable[[], object], seconds: float = 30) -> None:
-    """Wait until the condition is met; fails after so many seconds."""
-    ends = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < ends, "waited in vain"
-        time.sleep(0.05)
+@pytest.fixture
+def processes_on_postgresql(toys: Path, postgresql: str) -> Iterator[Processes]:
+    started = Processes(toys, postgresql)
+    yield started
+    started.stop()

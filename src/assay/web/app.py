@@ -20,6 +20,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from assay import __version__
 from assay.database import open_database
@@ -66,8 +67,7 @@ def create_app(
         app.add_api_route(path, handler, methods=["GET"], response_model=None)
     app.add_api_route("/papers/{key:path}/check", page.check, methods=["POST"], response_model=None)
     app.add_api_route("/worker/{wish}", page.pause, methods=["POST"], response_model=None)
-    app.add_exception_handler(404, page.error)
-    app.add_exception_handler(405, page.error)
+    app.add_exception_handler(StarletteHTTPException, page.error)
     app.add_exception_handler(500, page.error)
     return app
 
@@ -170,10 +170,7 @@ class _Page:
     async def papers_events(self, request: Request, field: str | None = None) -> Response:
         await asyncio.to_thread(self._list, field)  # an unknown field is no stream
 
-        def look() -> tuple[str, bool]:
-            return self._render("_list.html", self._list(field)), True
-
-        return self._stream(request, look)
+        return self._stream(request, "_list.html", lambda: self._list(field))
 
     # ------------------------------------------------------------------ a paper
 
@@ -186,10 +183,12 @@ class _Page:
 
     def _shown(self, paper: Paper, exhibit: Exhibit | None) -> dict[str, Any]:
         given, wrong = wrong_verdicts([exhibit] if exhibit else [])
+        check = self.checks.under_way().get(exhibit.slug) if exhibit else None
         return {
             "paper": paper,
             "exhibit": exhibit,
-            "check": self.checks.under_way().get(exhibit.slug) if exhibit else None,
+            "check": check,
+            "under_way": check is not None or (exhibit is not None and exhibit.running),
             "given": given,
             "wrong": wrong,
             "worker": self.controls.as_json(),
@@ -199,23 +198,17 @@ class _Page:
         paper, exhibit = self._find(key)
         if key != _key(paper):
             return RedirectResponse(address(paper), 307)
-        method = source.method_module(paper.slug) if paper.slug else None
-        return self._html(
-            "paper.html",
-            self._shown(paper, exhibit)
-            | {
-                "method": method,
-                "study_source": exhibit.module if exhibit and exhibit.module in source.modules() else None,
-                "example": source.example(method) if method else None,
-            },
-        )
+        return self._html("paper.html", self._shown(paper, exhibit) | _code(paper, exhibit))
 
     def paper_json(self, key: str) -> Response:
         paper, exhibit = self._find(key)
         shown = self._shown(paper, exhibit)
+        code = _code(paper, exhibit)
         return JSONResponse(
             paper.as_json()
             | {
+                "method": code["method"],
+                "use_it": code["example"] and code["example"].code,
                 "study": exhibit and exhibit.as_json(),
                 "check": shown["check"],
                 "verdicts_given": shown["given"],
@@ -229,12 +222,7 @@ class _Page:
         if exhibit is None:
             raise HTTPException(404, "No study tests this paper yet.")
 
-        def look() -> tuple[str, bool]:
-            shown = self._shown(*self._find(key))
-            under_way = shown["check"] is not None or shown["exhibit"].running
-            return self._render("_evidence.html", shown), under_way
-
-        return self._stream(request, look)
+        return self._stream(request, "_evidence.html", lambda: self._shown(*self._find(key)))
 
     def figure(self, key: str, experiment: str) -> Response:
         _, exhibit = self._find(key)
@@ -287,25 +275,27 @@ class _Page:
         return self.templates.get_template(template).render(values)
 
     def _html(self, template: str, values: dict[str, Any], status: int = 200) -> Response:
-        return HTMLResponse(self._render(template, values), status, headers={"Cache-Control": "no-store"})
+        return HTMLResponse(self._render(template, values), status, headers={"Cache-Control": "no-cache"})
 
-    def _stream(self, request: Request, look: Callable[[], tuple[str, bool]]) -> Response:
-        """A stream of what `look` shows whenever that changes; `ended` says that nothing is under way."""
+    def _stream(self, request: Request, template: str, look: Callable[[], dict[str, Any]]) -> Response:
+        """A stream of the template over what `look` finds, whenever that changes; `ended` says that no check
+        is queued or running."""
 
         async def events() -> AsyncIterator[str]:
-            last, was_under_way, quiet = "", True, 0
+            last: dict[str, Any] = {}
+            quiet = 0
             while not self.stopping.is_set() and not await request.is_disconnected():
-                shown, under_way = await asyncio.to_thread(look)
+                found = await asyncio.to_thread(look)
                 quiet += 1
-                if shown != last:
-                    yield _event("update", shown)
-                    last, quiet = shown, 0
-                if was_under_way and not under_way:
-                    yield _event("ended", "no check is under way")
+                if found != last:
+                    yield _event("update", await asyncio.to_thread(self._render, template, found))
+                    quiet = 0
+                    if not found.get("under_way", True) and last.get("under_way", True):
+                        yield _event("ended", "no check is under way")
                 if quiet >= PING_POLLS:
                     yield ": still here\n\n"
                     quiet = 0
-                was_under_way = under_way
+                last = found
                 await self._pause()
 
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -317,15 +307,15 @@ class _Page:
                 await asyncio.sleep(POLL_SECONDS / 5)
 
     async def error(self, request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        detail = getattr(error, "detail", "")
-        if status == 404 and detail == "Not Found":
-            detail = "There is nothing at this address."
-        elif not isinstance(error, HTTPException):
-            detail = "The server met an error; the terminal it runs in says more."
+        status, sentence = 500, "The server met an error; the terminal it runs in says more."
+        # Starlette's own class: the router raises that, and FastAPI's is one.
+        if isinstance(error, StarletteHTTPException):
+            status, sentence = error.status_code, error.detail
+        if sentence == "Not Found":
+            sentence = "There is nothing at this address."
         if request.url.path.endswith(".json"):
-            return JSONResponse({"error": detail}, status)
-        return self._html("error.html", {"status": status, "sentence": detail}, status)
+            return JSONResponse({"error": sentence}, status)
+        return self._html("error.html", {"status": status, "sentence": sentence}, status)
 
 
 def address(paper: Paper) -> str:
@@ -337,13 +327,23 @@ def _key(paper: Paper) -> str:
     return paper.slug or paper.arxiv_id or paper.title
 
 
+def _code(paper: Paper, exhibit: Exhibit | None) -> dict[str, Any]:
+    """The modules of the method and of the study, and the method's example; None for what there is not."""
+    method = source.method_module(paper.slug) if paper.slug else None
+    return {
+        "method": method,
+        "study_source": exhibit.module if exhibit and exhibit.module in source.modules() else None,
+        "example": source.example(method) if method else None,
+    }
+
+
 def _event(name: str, text: str) -> str:
     lines = "".join(f"data: {line}\n" for line in text.splitlines())
     return f"event: {name}\n{lines}\n"
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?')) else '.'}"
 
 
 def _shape(kind: str, x: float, y: float, size: float) -> Markup:

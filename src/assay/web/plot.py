@@ -13,7 +13,8 @@ WIDTH = 360
 LEFT, RIGHT = 50, 350
 TOP = 22
 PANEL = 96
-GAP = 30
+LEGEND = 14
+GAP = 18
 MOST_TRIALS = 150
 SHAPES = ("circle", "square", "triangle", "diamond")
 
@@ -76,16 +77,18 @@ def trial_plot(tally: ClaimTally, trials: list[Measurements]) -> Plot:
     # A question made of several gets a panel for each: their measurements have different units.
     parts = getattr(tally.claim.asks, "parts", (tally.claim.asks,))
     panels: list[Panel] = []
+    height = float(TOP)
     for part in parts:
-        panel = _panel(part, trials[:shown], xs, TOP + len(panels) * (PANEL + GAP))
+        panel = _panel(part, trials[:shown], xs, height)
         if panel is not None:
             panels.append(panel)
+            height += PANEL + GAP + LEGEND * ((len(panel.names) + 1) // 2)
     return Plot(
         title=f"Trials of the claim that the method {tally.claim.sentence}",
         summary=f"{tally.yes} of {tally.answered} trials say yes to {tally.claim.asks}; "
         f"{tally.skipped} skipped.",
         width=WIDTH,
-        height=TOP + len(panels) * (PANEL + GAP) + 14,
+        height=height,
         size=round(max(1.0, min(4.0, step * 0.32)), 1),
         marks=tuple(marks),
         panels=tuple(panels),

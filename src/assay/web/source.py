@@ -77,12 +77,29 @@ def example(module: str) -> Example | None:
     if not found:
         return None
     _, _, name, code = min(found)
-    if name and not any(
-        isinstance(node, ast.Import | ast.ImportFrom) and name in code.split("\n")[0]
-        for node in ast.parse(code).body
-    ):
-        code = f"from {_home(module, name)} import {name}\n\n{code}"
-    return Example(module, name, code)
+    imports = _imports(module, tree, code)
+    return Example(module, name, "\n".join([*imports, "", code] if imports else [code]))
+
+
+def _imports(module: str, tree: ast.Module, code: str) -> list[str]:
+    """The import lines that the example needs outside its module, where a doctest runs."""
+    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)]
+    given = {node.id for node in nodes if not isinstance(node.ctx, ast.Load)}
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            given |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    needed = {node.id for node in nodes} - given
+    foreign: list[str] = []
+    own: dict[str, list[str]] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            used = [alias for alias in node.names if (alias.asname or alias.name.partition(".")[0]) in needed]
+            if used:
+                node.names = used
+                foreign.append(ast.unparse(node))
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name in needed:
+            own.setdefault(_home(module, node.name), []).append(node.name)
+    return foreign + [f"from {home} import {', '.join(sorted(names))}" for home, names in own.items()]
 
 
 def _home(module: str, name: str) -> str:

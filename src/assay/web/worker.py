@@ -64,7 +64,8 @@ class _Worker:
     def work(self, sweep: bool) -> None:
         from dbos import DBOS
 
-        threading.Thread(target=self._watch, daemon=True).start()
+        watch = threading.Thread(target=self._watch, daemon=True)
+        watch.start()
         DBOS(
             config={
                 "name": APPLICATION,
@@ -89,9 +90,10 @@ class _Worker:
                     self.stopping.wait(0.2)
         finally:
             self.stopping.set()
+            watch.join()
             with self.turn:  # a check that runs gives its trials back first
                 self.controls.leave()
-            DBOS.destroy()
+                DBOS.destroy()
 
     def _watch(self) -> None:
         """Read the pause button and give a sign of life."""
@@ -115,6 +117,8 @@ class _Worker:
         self.asked.set()
         try:
             with self.turn:
+                if self.stopping.is_set():
+                    raise _Stopping
                 study = self._load(slug)
                 if study is None:
                     return "broken"
@@ -211,7 +215,8 @@ class _Worker:
 
     def _now(self, slug: str | None) -> None:
         self.doing = slug
-        self.controls.report(slug)
+        if not self.stopping.is_set():
+            self.controls.report(slug)
 
 
 def _decided(tally: Tally) -> dict[str, str]:
