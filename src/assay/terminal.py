@@ -17,6 +17,7 @@ from rich.text import Text
 from assay.evidence.runner import Ended, Event, Plan, Started, TrialEnded
 from assay.evidence.standing import Standing, State
 from assay.evidence.verdicts import ERROR_RATE, Measured, Tally, Verdict
+from assay.numbers import seconds, spread
 
 STYLES = {Verdict.HOLDS: "bold green", Verdict.FAILS: "bold red", Verdict.UNDECIDED: "yellow"}
 _MARKS = {True: ("●", "green"), False: ("○", "red"), None: ("·", "dim")}
@@ -131,16 +132,8 @@ def _claims(tally: Tally) -> Table:
     return table
 
 
-def figure(value: float) -> str:
-    """A measured number in as many digits as a reader compares."""
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
 def _measured(measured: Iterable[Measured]) -> Text:
-    lines = []
-    for one in measured:
-        spread = "" if one.least == one.greatest else f" ({figure(one.least)} … {figure(one.greatest)})"
-        lines.append(f"{one.name} {figure(one.median)}{spread}")
+    lines = [f"{one.name} {spread(one.median, one.least, one.greatest)}" for one in measured]
     return Text("\n".join(lines) or "–")
 
 
@@ -148,7 +141,7 @@ def standing(item: Standing) -> RenderableType:
     """An experiment's claims: published against measured, with the verdict."""
     facts = [item.series.scale, f"{len(item.tally.trials)} trials"]
     if item.seconds is not None:
-        facts.append(f"{figure(item.seconds)} s each")
+        facts.append(f"{seconds(item.seconds)} each")
     if item.series.origin != "here":
         facts.append(f"{item.series.origin} on {', '.join(item.machines)}")
     if not item.as_declared:

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -82,6 +84,16 @@ def test_a_lease_ends_unless_it_is_renewed(both: Ledger, monkeypatch: pytest.Mon
     monkeypatch.setattr(module.time, "time", lambda: now + module.LEASE_SECONDS + 1)
     assert both.claim(SERIES, "me", start=0, stop=2) == (0, 0)
     assert both.claim(SERIES, "me", start=0, stop=2) is None
+
+
+def test_a_lease_of_a_dead_process_on_this_machine_does_not_hold(both: Ledger) -> None:
+    code = "from assay.evidence.ledger import new_owner; print(new_owner())"
+    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+    elsewhere = f"elsewhere {dead.partition(' ')[2]}"
+    assert both.claim(SERIES, dead, start=0, stop=3) == (0, 0)
+    assert both.claim(SERIES, elsewhere, start=1, stop=3) == (1, 0)
+    assert both.claim(SERIES, module.new_owner(), start=0, stop=3) == (0, 0)
+    assert both.claim(SERIES, "me", start=0, stop=3) == (2, 0)
 
 
 def test_deaths_and_timeouts_are_tried_once_more_exceptions_never(both: Ledger) -> None:

@@ -6,7 +6,11 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import os
+import platform
+import sys
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -56,7 +60,8 @@ leases = sa.Table(
 )
 
 LEASE_SECONDS = 15.0
-"""How long a trial stays taken when its run no longer renews it."""
+"""How long a trial stays taken when its run no longer renews it; if that ran on this machine, its death
+is seen at once."""
 
 LOOK_AHEAD = 64
 """How far ahead of the first unfinished trial a run may go; bounds what is run beyond a verdict."""
@@ -167,11 +172,10 @@ class Ledger:
                 )
             ).all()
             now = time.time()
-            taken = set(
-                connection.scalars(
-                    sa.select(leases.c.index).where(leases.c.series == series.key, leases.c.expires_at > now)
-                )
+            alive = sa.select(leases.c.index, leases.c.owner).where(
+                leases.c.series == series.key, leases.c.expires_at > now
             )
+            taken = {index for index, holder in connection.execute(alive) if not _is_dead(holder)}
             measured = {index for index, outcome in past if outcome == Outcome.MEASURED}
             failed: dict[int, list[str]] = {}
             for index, outcome in past:
@@ -261,6 +265,26 @@ class Ledger:
 
     def _insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
         return postgresql.insert(table) if self.engine.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def new_owner() -> str:
+    """A name for a run of this process, by which others on this machine can tell that it is dead."""
+    return f"{platform.node()} {os.getpid()} {uuid.uuid4().hex}"
+
+
+def _is_dead(owner: str) -> bool:
+    """Whether the owner's process is known to be gone; of other machines only the lease's end tells."""
+    node, _, rest = owner.partition(" ")
+    pid = rest.partition(" ")[0]
+    if node != platform.node() or not pid.isdecimal() or sys.platform == "win32":
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def read_rows(lines: Iterable[str]) -> Iterator[Row]:

@@ -9,14 +9,13 @@ import queue
 import time
 import types
 import typing
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from assay.evidence.fingerprint import fingerprint, libraries
-from assay.evidence.ledger import LEASE_SECONDS, Ledger, Outcome, Row, Series, Spent, canonical
+from assay.evidence.ledger import LEASE_SECONDS, Ledger, Outcome, Row, Series, Spent, canonical, new_owner
 from assay.evidence.predicates import InvalidMeasurement
 from assay.evidence.study import Experiment, Study
 from assay.evidence.verdicts import Tally, check_measurements
@@ -158,7 +157,7 @@ def run(
     exception in the caller included, what has ended is in the ledger and the rest is given back; the
     workers are the caller's to close.
     """
-    owner = uuid.uuid4().hex
+    owner = new_owner()
     try:
         for item in plans:
             yield from _Run(item, ledger, workers, owner, budget, trials, should_stop).events()

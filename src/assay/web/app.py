@@ -22,10 +22,10 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from assay import __version__
+from assay import __version__, numbers
 from assay.database import open_database
 from assay.papers import FIELDS, Paper, Papers, UnknownPaper
-from assay.web import numbers, source
+from assay.web import source
 from assay.web.checks import Checks, Controls
 from assay.web.exhibits import Exhibit, Exhibits, wrong_verdicts
 from assay.web.guard import FIGURE_POLICY, Guard, served_hosts

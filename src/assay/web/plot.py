@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from assay.evidence.predicates import Measurements
 from assay.evidence.verdicts import ClaimTally
-from assay.web.numbers import figure
+from assay.numbers import figure
 
 WIDTH = 360
 LEFT, RIGHT = 50, 350

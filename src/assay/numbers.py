@@ -1,4 +1,4 @@
-"""How the page writes numbers."""
+"""How terminal and page write numbers."""
 
 from __future__ import annotations
 
