@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -416,25 +418,34 @@ def _run(
 
     broken = False
     quick = all(plan.scale == "quick" for plan in plans)
-    with _interruptible(), Progress(_console(stderr=True), budget=budget, trials=trials) as progress:
+    with (
+        _interruptions() as interrupted,
+        Progress(_console(stderr=True), budget=budget, trials=trials) as progress,
+    ):
         workers: Workers = (
             ClusterWorkers(cluster) if cluster else LocalWorkers(jobs, memory=MEMORY_LIMIT if quick else None)
         )
         try:
-            for event in progress.follow(run(plans, ledger, workers, budget=budget, trials=trials)):
+            events = run(plans, ledger, workers, budget=budget, trials=trials, should_stop=interrupted.is_set)
+            for event in progress.follow(events):
                 broken |= isinstance(event, Ended) and event.reason == "broken"
         finally:
             workers.close()
+    if interrupted.is_set():
+        print("assay: stopped; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130)
     return broken
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptions() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets. As an exception it could strike anywhere, amid the record of a trial too."""
+    interrupted = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     try:
-        yield
-    except KeyboardInterrupt:
-        print("assay: stopped; the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _show(loaded: list[Study], ledger: Ledger, as_json: bool, experiment: str | None = None) -> None:

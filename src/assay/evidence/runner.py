@@ -153,13 +153,15 @@ def run(
 
     An experiment ends when all its claims are decided, when `budget` wall seconds are spent (no trial is
     begun after that, those under way are finished), or, with `trials`, when so many trials in all are
-    done, decided or not. Other runs on the same ledger share the work. Whatever ends this generator, an
-    exception in the caller included, what has ended is in the ledger and the rest is given back; the
-    workers are the caller's to close.
+    done, decided or not. The run ends, trials under way given up, once `should_stop` says so. Other runs on
+    the same ledger share the work. Whatever ends this generator, an exception in the caller included, what
+    has ended is in the ledger and the rest is given back; the workers are the caller's to close.
     """
     owner = new_owner()
     try:
         for item in plans:
+            if should_stop():
+                return
             yield from _Run(item, ledger, workers, owner, budget, trials, should_stop).events()
     finally:
         ledger.release(owner)
