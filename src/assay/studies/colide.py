@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.evidence import Claim, Experiment, Measurements, Published, Study, at_least, at_most, better
+from assay.evidence import (
+    Claim,
+    Experiment,
+    Measurements,
+    Published,
+    Study,
+    at_least,
+    at_most,
+    better,
+    figures,
+)
 from assay.inference.colide import (
     CoLiDE,
     LinearSEM,
@@ -240,74 +250,47 @@ def cost(settings: Cost, rng: np.random.Generator) -> Measurements:
     }
 
 
-def _values(rows: Sequence[Measurements], name: str) -> list[float]:
-    return [value for row in rows if isinstance(value := row[name], float)]
-
-
-def _figure(n_panels: int = 1) -> tuple[Figure, list[Any]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    panels = list(figure.subplots(1, n_panels, squeeze=False)[0])
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-    return figure, panels
-
-
-def _draw_columns(panel: Any, columns: dict[str, list[float]]) -> None:
-    """One line for each trial across the methods, and a bar at each method's median."""
-    places = range(len(columns))
-    panel.plot(places, list(columns.values()), "o-", color="tab:blue", alpha=0.3, markersize=4, linewidth=0.8)
-    for place, values in zip(places, columns.values(), strict=True):
-        panel.plot([place - 0.25, place + 0.25], [np.median(values)] * 2, color="black", linewidth=2)
-    panel.set_xticks(places, [_LABELS[name] for name in columns])
-    panel.set_ylim(bottom=0)
-
-
 def draw_heterogeneous_noise(rows: Sequence[Measurements]) -> Figure:
-    figure, (panel,) = _figure()
-    _draw_columns(panel, {name: _values(rows, f"shd_{name}") for name in _LABELS})
-    panel.set_ylabel("structural Hamming distance (edges)")
+    figure, axes = figures.axes("", "structural Hamming distance (edges)")
+    columns = {label: figures.values(rows, f"shd_{name}") for name, label in _LABELS.items()}
+    figures.dots(axes, columns, paired=True)
+    axes.set_ylim(bottom=0)
     return figure
 
 
 def draw_stability(rows: Sequence[Measurements]) -> Figure:
-    figure, panels = _figure(3)
+    figure, panels = figures.panels(3)
     labels = ("Hamming distance", "true positive rate", "false discovery rate")
     for panel, metric, label in zip(panels, ("shd", "tpr", "fdr"), labels, strict=True):
         methods = ("colide_ev", "colide_nv", "dagma")
-        _draw_columns(panel, {name: _values(rows, f"sd_{metric}_{name}") for name in methods})
+        columns = {_LABELS[name]: figures.values(rows, f"sd_{metric}_{name}") for name in methods}
+        figures.dots(panel, columns, paired=True)
+        panel.set_ylim(bottom=0)
         panel.set_ylabel(f"deviation of {label}" + (" (edges)" if metric == "shd" else ""))
         panel.tick_params(axis="x", rotation=30)
     return figure
 
 
 def draw_noise_levels(rows: Sequence[Measurements]) -> Figure:
-    figure, (panel,) = _figure()
+    figure, axes = figures.axes("noise variance", "structural Hamming distance (edges)")
     for name, label, colour in (("colide", "CoLiDE-EV", "tab:blue"), ("dagma", "DAGMA", "tab:orange")):
         shd = np.array([row[f"shd_{name}"] for row in rows])
-        panel.plot(rows[0]["variances"], shd.T, color=colour, alpha=0.25, linewidth=0.8)
-        panel.plot(rows[0]["variances"], np.median(shd, axis=0), "o-", color=colour, label=f"{label}, median")
-    panel.set(xscale="log", xlabel="noise variance", ylabel="structural Hamming distance (edges)")
-    panel.set_ylim(bottom=0)
-    panel.legend(frameon=False)
+        axes.plot(rows[0]["variances"], shd.T, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(rows[0]["variances"], np.median(shd, axis=0), "o-", color=colour, label=f"{label}, median")
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
     return figure
 
 
 def draw_noise_scales(rows: Sequence[Measurements]) -> Figure:
-    figure, (panel,) = _figure()
+    figure, axes = figures.axes("true standard deviation of a node's noise", "estimated standard deviation")
     for row in rows:
-        panel.plot(
-            row["true_scales"], row["estimated_scales"], "o", color="tab:blue", alpha=0.4, markersize=4
-        )
-    low, high = panel.get_xlim()
-    panel.plot([low, high], [low, high], color="black", linewidth=0.8, label="exact")
-    panel.set(
-        xlabel="true standard deviation of a node's noise",
-        ylabel="estimated standard deviation",
-        xlim=(low, high),
-    )
-    panel.legend(frameon=False, loc="lower right")
+        axes.plot(row["true_scales"], row["estimated_scales"], "o", color="tab:blue", alpha=0.4, markersize=4)
+    low, high = axes.get_xlim()
+    axes.plot([low, high], [low, high], color="black", linewidth=0.8, label="exact")
+    axes.set_xlim(low, high)
+    axes.legend(frameon=False, loc="lower right")
     return figure
 
 

@@ -31,6 +31,7 @@ from assay.evidence import (
     at_least,
     at_most,
     better,
+    figures,
 )
 from assay.gating.gated_attention import GatedAttention, GatedDecoder, matched_ffn_dim
 
@@ -422,35 +423,14 @@ def null_token(settings: Recall, rng: np.random.Generator) -> Measurements:
     return measurements
 
 
-def _values(rows: Sequence[Measurements], name: str) -> list[float]:
-    return [value for row in rows if isinstance(value := row[name], float)]
-
-
-def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _dots(axes: Any, columns: Mapping[str, Sequence[float]]) -> None:
-    """One dot for each trial, in a column for each label, and a bar at their median."""
-    for place, values in enumerate(columns.values()):
-        spread = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else [0.0]
-        axes.plot(place + np.asarray(spread), values, "o", color="tab:blue", alpha=0.5, markersize=5)
-        axes.plot([place - 0.25, place + 0.25], [np.median(values)] * 2, color="black")
-    axes.set_xticks(range(len(columns)), [label.replace("_", " ") for label in columns])
-
-
 def _gains(rows: Sequence[Measurements], pairs: Mapping[str, tuple[str, str]], against: str) -> Figure:
-    figure, axes = _axes("", f"gain on {against} (nats per byte)")
-    _dots(
+    figure, axes = figures.axes("", f"gain on {against} (nats per byte)")
+    figures.dots(
         axes,
         {
-            label: [a - b for a, b in zip(_values(rows, than), _values(rows, name), strict=True)]
+            label: [
+                a - b for a, b in zip(figures.values(rows, than), figures.values(rows, name), strict=True)
+            ]
             for label, (name, than) in pairs.items()
         },
     )
@@ -463,11 +443,11 @@ def draw_gain(rows: Sequence[Measurements]) -> Figure:
 
 
 def draw_learning_rates(rows: Sequence[Measurements]) -> Figure:
-    figure, axes = _axes("", "held-out loss (nats per byte)")
-    _dots(
+    figure, axes = figures.axes("", "held-out loss (nats per byte)")
+    figures.dots(
         axes,
         {
-            f"{label},\n{rate}": _values(rows, f"{prefix}loss_{name}")
+            f"{label},\n{rate}": figures.values(rows, f"{prefix}loss_{name}")
             for name, label in (("baseline", "no gate"), ("gated", "gated"))
             for prefix, rate in (("", "lower rate"), ("raised_", "raised rate"))
         },
@@ -491,7 +471,7 @@ def draw_growth(rows: Sequence[Measurements]) -> Figure:
 
 
 def draw_long_context(rows: Sequence[Measurements]) -> Figure:
-    figure, axes = _axes("position in the window (bytes)", "held-out loss (nats per byte)")
+    figure, axes = figures.axes("position in the window (bytes)", "held-out loss (nats per byte)")
     for name, label, colour in (("baseline", "no gate", "tab:grey"), ("gated", "gated", "tab:blue")):
         losses = np.array([row[f"losses_{name}"] for row in rows])
         positions = rows[0]["positions"]
@@ -503,15 +483,15 @@ def draw_long_context(rows: Sequence[Measurements]) -> Figure:
 
 
 def draw_answer_or_stay_silent(rows: Sequence[Measurements]) -> Figure:
-    figure, axes = _axes("gate", "mean squared error")
-    _dots(axes, {name: _values(rows, f"error_{name}") for name in _GATES})
+    figure, axes = figures.axes("gate", "mean squared error")
+    figures.dots(axes, {name: figures.values(rows, f"error_{name}") for name in _GATES})
     axes.set_yscale("log")
     return figure
 
 
 def draw_null_token(rows: Sequence[Measurements]) -> Figure:
-    figure, axes = _axes("gate", "silent tokens' squared error, first token masked")
-    _dots(axes, {name: _values(rows, f"masked_error_{name}") for name in _NULL_TOKEN_GATES})
+    figure, axes = figures.axes("gate", "silent tokens' squared error, first token masked")
+    figures.dots(axes, {name: figures.values(rows, f"masked_error_{name}") for name in _NULL_TOKEN_GATES})
     axes.set_ylim(bottom=0)
     return figure
 
