@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from assay.evidence.predicates import Measurements
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 def values(rows: Sequence[Measurements], name: str) -> list[float]:
     """The measurement of that name in every trial in which it applied."""
     return [float(value) for row in rows if isinstance(value := row[name], int | float)]
+
+
+def curves(rows: Sequence[Measurements], name: str) -> NDArray[np.float64]:
+    """The measurement of that name, a list of one length in every trial, as an array (trials, length)."""
+    return np.array([row[name] for row in rows], dtype=np.float64)
 
 
 def panels(count: int = 1) -> tuple[Figure, list[Axes]]:

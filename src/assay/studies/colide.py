@@ -273,10 +273,11 @@ def draw_stability(rows: Sequence[Measurements]) -> Figure:
 
 def draw_noise_levels(rows: Sequence[Measurements]) -> Figure:
     figure, axes = figures.axes("noise variance", "structural Hamming distance (edges)")
+    variances = figures.curves(rows, "variances")[0]
     for name, label, colour in (("colide", "CoLiDE-EV", "tab:blue"), ("dagma", "DAGMA", "tab:orange")):
-        shd = np.array([row[f"shd_{name}"] for row in rows])
-        axes.plot(rows[0]["variances"], shd.T, color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(rows[0]["variances"], np.median(shd, axis=0), "o-", color=colour, label=f"{label}, median")
+        shd = figures.curves(rows, f"shd_{name}")
+        axes.plot(variances, shd.T, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(variances, np.median(shd, axis=0), "o-", color=colour, label=f"{label}, median")
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
@@ -285,8 +286,8 @@ def draw_noise_levels(rows: Sequence[Measurements]) -> Figure:
 
 def draw_noise_scales(rows: Sequence[Measurements]) -> Figure:
     figure, axes = figures.axes("true standard deviation of a node's noise", "estimated standard deviation")
-    for row in rows:
-        axes.plot(row["true_scales"], row["estimated_scales"], "o", color="tab:blue", alpha=0.4, markersize=4)
+    true, estimated = (figures.curves(rows, f"{kind}_scales").ravel() for kind in ("true", "estimated"))
+    axes.plot(true, estimated, "o", color="tab:blue", alpha=0.4, markersize=4)
     low, high = axes.get_xlim()
     axes.plot([low, high], [low, high], color="black", linewidth=0.8, label="exact")
     axes.set_xlim(low, high)

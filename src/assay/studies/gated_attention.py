@@ -472,12 +472,17 @@ def draw_growth(rows: Sequence[Measurements]) -> Figure:
 
 def draw_long_context(rows: Sequence[Measurements]) -> Figure:
     figure, axes = figures.axes("position in the window (bytes)", "held-out loss (nats per byte)")
+    positions = figures.curves(rows, "positions")[0]
     for name, label, colour in (("baseline", "no gate", "tab:grey"), ("gated", "gated", "tab:blue")):
-        losses = np.array([row[f"losses_{name}"] for row in rows])
-        positions = rows[0]["positions"]
+        losses = figures.curves(rows, f"losses_{name}")
         axes.plot(positions, losses.T, color=colour, alpha=0.25, linewidth=1)
         axes.plot(positions, np.median(losses, axis=0), "o-", color=colour, label=f"{label}, median")
-    axes.axvline(rows[0]["trained_positions"], color="black", linestyle=":", label="end of training's window")
+    axes.axvline(
+        figures.values(rows, "trained_positions")[0],
+        color="black",
+        linestyle=":",
+        label="end of training's window",
+    )
     axes.legend(frameon=False)
     return figure
 
