@@ -289,16 +289,12 @@ def draw_first_order(rows: Sequence[Measurements]) -> Figure:
 def draw_errors(rows: Sequence[Measurements]) -> Figure:
     figure, axes = figures.axes("", "test error (%)")
     prefix = "error_"
-    estimators = [name.removeprefix(prefix) for name in rows[0] if name.startswith(prefix)]
-    figures.dots(
-        axes,
-        {
-            f"{estimator.replace('_', ' ')}\n{np.median(figures.values(rows, f'active_{estimator}')):.0%} on": [
-                100 * error for error in figures.values(rows, prefix + estimator)
-            ]
-            for estimator in estimators
-        },
-    )
+    columns = {}
+    for name in (name.removeprefix(prefix) for name in rows[0] if name.startswith(prefix)):
+        active = np.median(figures.values(rows, f"active_{name}"))
+        label = f"{name.replace('_', ' ')}\n{active:.0%} on"
+        columns[label] = [100 * error for error in figures.values(rows, prefix + name)]
+    figures.dots(axes, columns)
     axes.set_ylim(bottom=0)
     return figure
 
