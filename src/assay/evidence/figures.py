@@ -21,7 +21,8 @@ def values(rows: Sequence[Measurements], name: str) -> list[float]:
 
 
 def curves(rows: Sequence[Measurements], name: str) -> NDArray[np.float64]:
-    """The measurement of that name, a list of one length in every trial, as an array (trials, length)."""
+    """The measurement of that name in every trial: (trials, length) for lists, all of one length, (trials,)
+    for numbers, NaN where it does not apply."""
     return np.array([row[name] for row in rows], dtype=np.float64)
 
 
