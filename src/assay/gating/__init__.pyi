@@ -1,3 +1,9 @@
+from .dense_to_sparse import DenseToSparseGate as DenseToSparseGate
+from .dense_to_sparse import DenseToSparseRouter as DenseToSparseRouter
+from .dense_to_sparse import activation_loss as activation_loss
+from .dense_to_sparse import dense_to_sparse_loss as dense_to_sparse_loss
+from .dense_to_sparse import independence_defect as independence_defect
+from .dense_to_sparse import scale_parameters as scale_parameters
 from .gated_attention import AttentionRecord as AttentionRecord
 from .gated_attention import GatedAttention as GatedAttention
 from .gated_attention import GatedDecoder as GatedDecoder
