@@ -18,6 +18,17 @@ from .colide import notears as notears
 from .colide import simulate_linear_sem as simulate_linear_sem
 from .colide import structure_metrics as structure_metrics
 from .colide import threshold_to_dag as threshold_to_dag
+from .quantile_aggregation import ConformalQuantiles as ConformalQuantiles
+from .quantile_aggregation import CrossFit as CrossFit
+from .quantile_aggregation import LevelwiseQuantiles as LevelwiseQuantiles
+from .quantile_aggregation import QuantileAggregator as QuantileAggregator
+from .quantile_aggregation import cross_fit_quantiles as cross_fit_quantiles
+from .quantile_aggregation import crossing_margins as crossing_margins
+from .quantile_aggregation import crossing_penalty as crossing_penalty
+from .quantile_aggregation import default_base_models as default_base_models
+from .quantile_aggregation import monotonize as monotonize
+from .quantile_aggregation import pinball_loss as pinball_loss
+from .quantile_aggregation import weighted_interval_score as weighted_interval_score
 from .subset_selection import Committee as Committee
 from .subset_selection import CommitteeRule as CommitteeRule
 from .subset_selection import Smoothness as Smoothness
