@@ -135,6 +135,7 @@ class _Worker:
 
     def _step(self, item: Plan, workers: LocalWorkers) -> str:
         spent = 0.0
+        self.paused = self.controls.paused  # a pause just before the check holds it, read by then or not
         while True:
             while self.paused and not self.stopping.is_set():
                 self.stopping.wait(0.2)
