@@ -46,7 +46,6 @@ def test_rows_come_back_as_they_were(both: Ledger) -> None:
     assert list(both.rows("other")) == []
     assert list(both.rows(series=SERIES, start=1)) == rows[1:]
     assert both.revisions() == {"toy": 4}
-    assert list(both.rows(after=2)) == rows[2:]
 
 
 def test_an_attempt_has_one_row_and_the_first_stays(both: Ledger) -> None:

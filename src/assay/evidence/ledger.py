@@ -218,13 +218,10 @@ class Ledger:
             connection.execute(leases.delete().where(leases.c.owner == owner))
 
     def rows(
-        self, study: str | None = None, *, series: Series | None = None, start: int = 0, after: int = 0
+        self, study: str | None = None, *, series: Series | None = None, start: int = 0
     ) -> Iterator[Row]:
-        """The rows of a study or of a series from trial `start` on, in the order in which they came.
-
-        `after` leaves out the rows up to that revision (see `revisions`).
-        """
-        query = sa.select(trials).where(trials.c.index >= start, trials.c.id > after).order_by(trials.c.id)
+        """The rows of a study or of a series from trial `start` on, in the order in which they came."""
+        query = sa.select(trials).where(trials.c.index >= start).order_by(trials.c.id)
         if study is not None:
             query = query.where(trials.c.study == study)
         if series is not None:
