@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import shutil
 import signal
 import time
@@ -220,7 +219,7 @@ def test_reader_checks_a_paper(processes: Processes, browser: Browser, hostile_t
     page.get_by_text("The worker is paused.").wait_for()
     page.get_by_role("button", name="Check now").click()
     # Queued, or, once the worker has taken it up, held before its first trial.
-    page.get_by_text(re.compile("when you resume")).wait_for()
+    page.locator("p[data-status]", has_text="when you resume").wait_for()
     page.get_by_role("button", name="Resume").click()
     page.get_by_role("button", name="Check now").wait_for(timeout=15_000)
 

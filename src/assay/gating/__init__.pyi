@@ -35,6 +35,16 @@ from .jei_dnn import gate_targets as gate_targets
 from .jei_dnn import threshold_exit as threshold_exit
 from .jei_dnn import threshold_for_budget as threshold_for_budget
 from .jei_dnn import uncertainty_features as uncertainty_features
+from .norga import AttentionExperts as AttentionExperts
+from .norga import ContinualMetrics as ContinualMetrics
+from .norga import NonlinearResidualGate as NonlinearResidualGate
+from .norga import PrefixAttention as PrefixAttention
+from .norga import PrefixBackbone as PrefixBackbone
+from .norga import PrefixViT as PrefixViT
+from .norga import PromptContinualLearner as PromptContinualLearner
+from .norga import attention_as_experts as attention_as_experts
+from .norga import continual_metrics as continual_metrics
+from .norga import interaction_defect as interaction_defect
 from .stochastic_neurons import ConditionalClassifier as ConditionalClassifier
 from .stochastic_neurons import ConditionalLayer as ConditionalLayer
 from .stochastic_neurons import MinimumVarianceBaseline as MinimumVarianceBaseline

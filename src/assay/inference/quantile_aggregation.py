@@ -852,7 +852,10 @@ class _ForestQuantiles(BaseEstimator):
 
     def _leaves(self, X: ArrayLike) -> Any:
         """(n, leaves of all trees) sparse, 1 where the row falls into the leaf."""
-        leaf = self.forest.apply(X) + self._offset[:-1]
+        # Trees one by one: for few rows the forest's own `apply` is mostly the cost of its checks.
+        rows = np.ascontiguousarray(X, dtype=np.float32)
+        leaf = np.column_stack([tree.tree_.apply(rows) for tree in self.forest.estimators_])
+        leaf = leaf + self._offset[:-1]
         n, trees = leaf.shape
         start = np.arange(0, n * trees + 1, trees)
         return sparse.csr_array((np.ones(n * trees), leaf.ravel(), start), shape=(n, self._offset[-1]))

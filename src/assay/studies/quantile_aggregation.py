@@ -3,9 +3,9 @@
 Four generated tasks with five uniform features, a library of five base models (linear, two forests,
 neighbours, least squares with Gaussian quantiles) and eleven levels. Within a trial all aggregates see the
 same out-of-fold predictions, the same split of them and the same budget of steps. At the scale "full" the
-accuracy is that on those of the paper's data sets that are numbers only, from OpenML, with its 99 levels; it
-needs a network and has not been run here. The paper's own library has boosted trees and networks as well,
-and its hyperparameters are chosen by 20 random draws, here they are the defaults.
+accuracy is that on data sets of the paper from OpenML that need no encoding, with its 99 levels; this needs a
+network and has not been run here. The paper's own library has boosted trees and networks as well, and 20
+random draws choose its hyperparameters, which are the defaults here.
 """
 
 from __future__ import annotations
@@ -357,11 +357,11 @@ def draw_accuracy(rows: Sequence[Measurements]) -> Figure:
 
 def draw_robustness(rows: Sequence[Measurements]) -> Figure:
     labels = {
-        f"wis_{name}{suffix}": f"{name}\n{label}"
+        f"wis_{name}{suffix}": f"{name}{label}"
         for name in ("aggregate", "median", "average")
-        for suffix, label in (("", "without"), ("_with_bad_model", "with"))
+        for suffix, label in (("", ""), ("_with_bad_model", "\n+ bad model"))
     }
-    return _columns(rows, labels, "weighted interval score, without and with a bad model")
+    return _columns(rows, labels, "weighted interval score")
 
 
 def draw_flexibility(rows: Sequence[Measurements]) -> Figure:
@@ -372,7 +372,9 @@ def draw_flexibility(rows: Sequence[Measurements]) -> Figure:
 def draw_ordering(rows: Sequence[Measurements]) -> Figure:
     labels = {"crossing_rate_plain": "without penalty", "crossing_rate_penalised": "with penalty"}
     crossing = [row for row in rows if row["crossing_rate_plain"] is not None]
-    return _columns(crossing, labels, "share of rows with crossing quantiles")
+    figure = _columns(crossing, labels, "share of rows with crossing quantiles")
+    figure.axes[0].set_ylim(bottom=0)
+    return figure
 
 
 def draw_calibration(rows: Sequence[Measurements]) -> Figure:
