@@ -1,0 +1,16 @@
+from .metrics import frechet_distance as frechet_distance
+from .metrics import sliced_wasserstein as sliced_wasserstein
+from .sde import AdaptedDenoiser as AdaptedDenoiser
+from .sde import Denoiser as Denoiser
+from .sde import EDMSchedule as EDMSchedule
+from .sde import GaussianMixtureDenoiser as GaussianMixtureDenoiser
+from .sde import MLPDenoiser as MLPDenoiser
+from .sde import NoiseSchedule as NoiseSchedule
+from .sde import SamplerResult as SamplerResult
+from .sde import UNetDenoiser as UNetDenoiser
+from .sde import VESchedule as VESchedule
+from .sde import VPSchedule as VPSchedule
+from .sde import denoising_loss as denoising_loss
+from .sde import fit_denoiser as fit_denoiser
+from .sde import solve_ode as solve_ode
+from .sde import solve_sde as solve_sde
