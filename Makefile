@@ -22,7 +22,7 @@ bench: .venv/test
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "assay needs Python 3.11 or newer; name one with make PYTHON=…"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[web]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[web,studies]'
 	touch $@
 
 .venv/test: .venv/run
