@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -10,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from aiosmtpd.controller import Controller
 
 from assay.database import database_url, open_database
 from assay.evidence.ledger import Ledger
@@ -41,6 +43,64 @@ def engine() -> Iterator[sa.Engine]:
 @pytest.fixture
 def ledger(engine: sa.Engine) -> Ledger:
     return Ledger(engine)
+
+
+class MailServer:
+    """An SMTP server on a loopback port: what it received, and what it is to answer."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[str, bytes]] = []
+        """Recipient and message, as each arrived whole."""
+        self.answers: dict[str, str] = {}
+        """By recipient, what to say to their address instead of 250."""
+        self.holds: Callable[[str, str], bool] = lambda stage, address: False
+        """Asked again and again, until it says no, before an answer: stage is "address" or "message"."""
+        self.hangs_up = False
+        """Whether to hang up instead of answering a message."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.controller = Controller(self, hostname="127.0.0.1", port=port)
+        self.controller.start()
+        self.url = f"smtp://127.0.0.1:{port}"
+
+    def stop(self) -> None:
+        self.holds = lambda stage, address: False
+        if not self.controller.loop.is_closed():
+            self.controller.stop(no_assert=True)
+
+    async def handle_RCPT(self, server, session, envelope, address, options):  # noqa: N802
+        while self.holds("address", address):
+            await asyncio.sleep(0.01)
+        answer = self.answers.get(address, "250 OK")
+        if answer.startswith("250"):
+            envelope.rcpt_tos.append(address)
+        return answer
+
+    async def handle_DATA(self, server, session, envelope):  # noqa: N802
+        self.received += [(address, envelope.content) for address in envelope.rcpt_tos]
+        while self.holds("message", envelope.rcpt_tos[0]):
+            await asyncio.sleep(0.01)
+        if self.hangs_up:
+            server.transport.abort()
+        return "250 OK"
+
+
+@pytest.fixture
+def mail_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MailServer]:
+    """The mail server that `ASSAY_SMTP_URL` names."""
+    server = MailServer()
+    monkeypatch.setenv("ASSAY_SMTP_URL", server.url)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that mail goes to."""
+    folder = tmp_path / "outbox"
+    monkeypatch.setenv("ASSAY_SMTP_URL", folder.as_uri())
+    return folder
 
 
 @pytest.fixture(scope="session")

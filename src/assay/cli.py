@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import enum
 import json
+import logging
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +22,15 @@ if TYPE_CHECKING:
     from assay.evidence.ledger import Ledger
     from assay.evidence.runner import Plan
     from assay.evidence.study import Study
+    from assay.papers.people import Accounts
+
+
+class Fetching(enum.StrEnum):
+    """What `assay serve --fetch` takes."""
+
+    DAILY = "daily"
+    NEVER = "never"
+
 
 RECORD_SECONDS = 600.0
 """What `assay record` may spend on a study."""
@@ -31,12 +43,20 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 papers_app = typer.Typer(
-    help="The papers: list them, show one, import a saved Daily Papers page.", no_args_is_help=True
+    help="The papers: list them, show one; fetch, add and import more.", no_args_is_help=True
 )
 ledger_app = typer.Typer(
     help="The ledger of trials: export and import it as JSON lines.", no_args_is_help=True
 )
+fetch_app = typer.Typer(help="Fetch papers from arXiv or Hugging Face.", no_args_is_help=True)
+digest_app = typer.Typer(
+    help="The digest that subscribers get by mail: look at an issue, send what is due.", no_args_is_help=True
+)
+people_app = typer.Typer(help="The people of the page: list them, give them roles.", no_args_is_help=True)
 app.add_typer(papers_app, name="papers")
+app.add_typer(people_app, name="people")
+app.add_typer(digest_app, name="digest")
+papers_app.add_typer(fetch_app, name="fetch")
 app.add_typer(ledger_app, name="ledger")
 
 Json = Annotated[
@@ -132,7 +152,10 @@ def check(
     chosen = studies.slugs() if all_ else list(dict.fromkeys(_resolve(slug) for slug in slugs or []))
     loaded, broken = _load(chosen)
     plans = _plans(loaded, experiment, scale, _overrides(set_ or []))
-    broken |= _run(plans, ledger, budget=budget, trials=trials, jobs=jobs, cluster=cluster)
+    try:
+        broken |= _run(plans, ledger, budget=budget, trials=trials, jobs=jobs, cluster=cluster)
+    finally:
+        _log_verdicts(loaded)
     _show(loaded, ledger, as_json, experiment)
     raise typer.Exit(1 if broken else 0)
 
@@ -229,36 +252,197 @@ def papers_show(
             print(f"{name}: {value}")
 
 
-@papers_app.command("import")
-def papers_import(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The saved page, as text or HTML.")],
+@papers_app.command("search")
+def papers_search(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="WORDS…", help='What it is about, "exact phrases", names of authors.'),
+    ],
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many to show.", metavar="N")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Import a saved Daily Papers page. Importing it again changes nothing.
+    """Find papers by meaning, words and names: `assay papers search keep robots from colliding`."""
+    search = _search()
+    _found(search.rank(" ".join(words), limit=limit), as_json)
+
+
+@papers_app.command("similar")
+def papers_similar(
+    key: Annotated[str, typer.Argument(metavar="SLUG", help="A paper's slug or arXiv id.")],
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many to show.", metavar="N")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Find the papers nearest in meaning to one."""
+    paper = _find(key)
+    _found(_search().similar(paper.id, limit=limit), as_json)
+
+
+@papers_app.command("import")
+def papers_import(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The saved page, as text or HTML, or a BibTeX file.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Import a saved Daily Papers page or a bibliography in BibTeX. Importing it again changes nothing.
 
     An entry that cannot be read is named by its line, and the rest is imported.
     """
-    import dataclasses
-
-    from assay.papers import saved_page
+    from assay.papers import saved_page, sources
+    from assay.papers.records import ImportReport
 
     try:
-        page = saved_page.parse(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        page = None if sources.is_bibtex(text) else saved_page.parse(text)
     except UnicodeDecodeError as error:
         raise typer.BadParameter(f"{file} is to be a text or HTML file in UTF-8: {error.reason}") from error
     except saved_page.NotASavedPage as error:
-        raise typer.BadParameter(f"{file}: {error}") from error
-    report = _papers().import_page(page, file.name)
+        raise typer.BadParameter(f"{file}: {error}; nor is it BibTeX") from error
+    papers = _papers()
+    with _bar("reading" if page is None else "importing") as progress:
+        if page is None:
+            told, unreadable = sources.read_bibtex(text)
+            report = papers.take(told, file.name, "bibliography", progress=progress(len(told)))
+            report += ImportReport(unreadable=unreadable)
+        else:
+            report = papers.import_page(page, file.name, progress=progress(len(page.entries)))
+    _reported(report, str(file), as_json)
+
+
+@fetch_app.command("arxiv")
+def papers_fetch_arxiv(
+    category: Annotated[
+        list[str] | None, typer.Option(help="A category of arXiv; may be repeated.", metavar="NAME")
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            help="The first day of submission; a week ago without.",
+            metavar="YYYY-MM-DD",
+        ),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="The last day; today without.", metavar="YYYY-MM-DD"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch papers from arXiv, one request each three seconds. After an interruption it goes on where it was.
+
+    `assay papers fetch arxiv --category cs.LG --since 2026-11-01`
+    """
+    from assay.papers.records import ImportReport
+
+    first = since.date() if since else datetime.now(UTC).date() - timedelta(days=7)
+    report = ImportReport()
+    with _sources() as sources, _console(stderr=True).status("asking arXiv") as status:
+        for name in category or ["cs.LG"]:
+            report += sources.fetch_arxiv(
+                name,
+                since=first,
+                until=until.date() if until else None,
+                progress=lambda day, papers, name=name: status.update(f"{name}: {papers} papers up to {day}"),
+            )
+    _reported(report, "arxiv", as_json)
+
+
+@fetch_app.command("huggingface")
+def papers_fetch_huggingface(
+    date: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="The day of the list; today without.", metavar="YYYY-MM-DD"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch the list of daily papers of Hugging Face for a day, with its votes, keywords and code."""
+    with _sources() as sources, _console(stderr=True).status("asking Hugging Face"):
+        report = sources.fetch_huggingface((date or datetime.now(UTC)).date())
+    _reported(report, "huggingface", as_json)
+
+
+@papers_app.command("add")
+def papers_add(
+    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="arXiv ids, or addresses of their pages.")],
+    as_json: Json = False,
+) -> None:
+    """Add papers by their arXiv ids: `assay papers add 2310.02895 2405.14124`."""
+    with _sources() as sources, _console(stderr=True).status("asking arXiv"):
+        report = sources.add(ids)
+    _reported(report, "arxiv", as_json)
+
+
+@digest_app.command("preview")
+def digest_preview(
+    query: Annotated[
+        str, typer.Argument(help="A selection as in the page's addresses; all papers without.")
+    ] = "",
+    pace: Annotated[str, typer.Option(help="daily or weekly")] = "daily",
+    until: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="The day of the issue; the last one's without."),
+    ] = None,
+    html: Annotated[bool, typer.Option("--html", help="Print the HTML part instead of the text.")] = False,
+) -> None:
+    """Print an issue as a subscriber would get it: `assay digest preview 'field=gating' --pace weekly`."""
+    from assay.database import open_database
+    from assay.web import mailings
+
+    _papers()
+    try:
+        message = mailings.preview(open_database(), query, pace, until.date() if until else None)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if message is None:
+        print("nothing new, so no mail would be sent", file=sys.stderr)
+        return
+    if not html:
+        print(f"Subject: {message['subject']}\n")
+    part = message.get_body(("html" if html else "plain",))
+    assert part is not None
+    print(part.get_content().replace("\r\n", "\n"), end="")
+
+
+@digest_app.command("send")
+def digest_send() -> None:
+    """Mail what is due, as the worker does by itself; nobody gets an issue twice, whoever sends it."""
+    from collections import Counter
+
+    from assay.database import open_database
+    from assay.web import mailings
+
+    outcomes = Counter(mailings.send_due(open_database()))
+    print(", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "nothing is due")
+    raise typer.Exit(0 if set(outcomes) <= {"sent", "empty", "gone"} else 1)
+
+
+@people_app.command("list")
+def people_list(as_json: Json = False) -> None:
+    """List the people: their addresses, names and roles."""
+    people = _accounts().list()
     if as_json:
-        print(json.dumps(dataclasses.asdict(report)))
-    else:
-        for line, reason in report.unreadable:
-            print(f"{file}:{line}: {reason}", file=sys.stderr)
-        print(
-            f"{len(page.entries)} papers: {report.new} new, {report.changed} changed, "
-            f"{report.unchanged} unchanged; {report.tied} tied to the catalogue"
-        )
-    raise typer.Exit(1 if report.unreadable else 0)
+        listed = [{"email": one.email, "name": one.name, "role": one.role} for one in people]
+        print(json.dumps(listed, indent=2))
+        return
+    from rich.table import Table
+
+    table = Table("e-mail", "role", "name", box=None, pad_edge=False)
+    for one in people:
+        table.add_row(one.email, one.role, one.name)
+    _console().print(table)
+
+
+@people_app.command("role")
+def people_role(
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="Who; they need not have signed in yet.")],
+    role: Annotated[str, typer.Argument(metavar="ROLE", help="reader, curator or admin.")],
+) -> None:
+    """Give somebody a role: readers vote, comment and check; curators also moderate; admins give roles."""
+    try:
+        person = _accounts().set_role(email, role)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    print(f"{person.email}: {person.role}")
 
 
 @ledger_app.command("export")
@@ -293,12 +477,47 @@ def ledger_import(
 
 
 @app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; an earlier one is replaced.")],
+) -> None:
+    """Write everything into one file: trials, papers, people, and the work that waits. Nothing need stop."""
+    from assay.web import backup as web
+
+    web.backup(file)
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `assay backup` wrote.")],
+) -> None:
+    """Put a backup in place of an empty database, or of none: `ASSAY_DATABASE_URL` names where."""
+    from assay.web import backup as web
+
+    web.restore(file)
+    print(f"restored from {file}")
+
+
+@app.command()
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at.")] = 8000,
     with_worker: Annotated[
         bool, typer.Option("--worker", help="Run the worker as well, until Ctrl-C.")
     ] = False,
+    fetch: Annotated[
+        Fetching | None,
+        typer.Option(
+            help="Have the worker fetch new papers every day, or never again; without, it stays as it was.",
+            show_default=False,
+        ),
+    ] = None,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --fetch daily: a category of arXiv; may be repeated; cs.LG without.", metavar="NAME"
+        ),
+    ] = None,
 ) -> None:
     """Serve the page. `assay worker`, beside it, runs the checks that are asked for there."""
     import subprocess
@@ -306,6 +525,8 @@ def serve(
     from assay.web import app as web
 
     _papers()
+    if fetch is not None:
+        _schedule(category or ["cs.LG"] if fetch is Fetching.DAILY else None)
     beside = subprocess.Popen([sys.executable, "-m", "assay.cli", "worker"]) if with_worker else None
     try:
         web.serve(host=host, port=port)
@@ -316,11 +537,62 @@ def serve(
 
 
 @app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; an earlier export is replaced.")],
+    address: Annotated[
+        str | None,
+        typer.Option(help="The address that the files will have; feeds need it.", metavar="URL"),
+    ] = None,
+) -> None:
+    """Write the page as static files that any host serves, search by words included."""
+    from rich.progress import Progress
+
+    from assay.database import open_database
+    from assay.web import export as web
+
+    _papers()
+    with Progress(console=_console(stderr=True)) as bar:
+        task = bar.add_task("pages", total=None)
+        try:
+            count = web.export(
+                open_database(),
+                folder,
+                site=address,
+                progress=lambda done, known: bar.update(task, completed=done, total=known),
+            )
+        except web.ExportError as error:
+            raise typer.BadParameter(str(error)) from error
+    print(f"{count} files in {folder}")
+
+
+@app.command()
 def worker() -> None:
     """Check papers one after another, and those asked for on the page first; one trial at a time, gently."""
     from assay.web import worker as web
 
     web.work()
+
+
+def _schedule(categories: list[str] | None) -> None:
+    """Have the worker fetch these categories of arXiv, and Hugging Face's list, every day; None ends it."""
+    from dbos import DBOS, DBOSClient
+
+    from assay.database import open_database
+    from assay.papers import sources
+    from assay.web.checks import APPLICATION, workflows_url
+
+    url = workflows_url(open_database())
+    DBOS.migrate(url)  # a client does not, and the worker may not have been there yet
+    client = DBOSClient(system_database_url=url, application_name=APPLICATION, retry_connection_errors=False)
+    try:
+        if categories is None:
+            sources.unschedule(client)
+        else:
+            sources.schedule(client, categories)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    finally:
+        client.destroy()
 
 
 def _console(*, stderr: bool = False) -> Any:
@@ -336,6 +608,13 @@ def _ledger() -> Ledger:
     return Ledger(open_database())
 
 
+def _accounts() -> Accounts:
+    from assay.database import open_database
+    from assay.papers.people import Accounts
+
+    return Accounts(open_database())
+
+
 def _papers() -> Any:
     from assay.database import open_database
     from assay.papers.records import Papers
@@ -343,6 +622,81 @@ def _papers() -> Any:
     papers = Papers(open_database())
     papers.load_catalogue()
     return papers
+
+
+@contextmanager
+def _sources() -> Iterator[Any]:
+    """The sources of papers; what the user can mend about a fetch is said in one sentence."""
+    from assay.database import open_database
+    from assay.papers.sources import Sources
+
+    _papers()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        yield Sources(open_database())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    except KeyboardInterrupt:
+        print("assay: stopped; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _bar(doing: str) -> Iterator[Any]:
+    """A progress bar on standard error: called with a total it gives what is to hear how much is done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = _console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(doing, total=None)
+
+        def of(total: int) -> Any:
+            progress.update(task, total=total)
+            return lambda done: progress.update(task, completed=done)
+
+        yield of
+
+
+def _reported(report: Any, source: str, as_json: bool) -> None:
+    """Print what an import or a fetch did, and exit with 1 if something could not be read."""
+    if as_json:
+        import dataclasses
+
+        print(json.dumps(dataclasses.asdict(report)))
+    else:
+        for line, reason in report.unreadable:
+            print(f"{source}:{line}: {reason}", file=sys.stderr)
+        print(
+            f"{report.new + report.changed + report.unchanged} papers: {report.new} new, "
+            f"{report.changed} changed, {report.unchanged} unchanged; {report.tied} tied to the catalogue"
+        )
+    raise typer.Exit(1 if report.unreadable else 0)
+
+
+def _search() -> Any:
+    """The index, once every paper is in it."""
+    from assay.database import open_database
+    from assay.papers.search import Search
+
+    _papers()
+    search = Search(open_database())
+    with _bar("indexing") as progress:
+        search.refresh(progress(search.waiting()))
+    return search
+
+
+def _found(ids: list[int], as_json: bool) -> None:
+    from assay.database import open_database
+    from assay.papers import records
+
+    with open_database().connect() as connection:
+        papers = records.read(connection, ids)
+    if as_json:
+        print(json.dumps([paper.as_json() for paper in papers], indent=2))
+        return
+    for paper in papers:
+        print(f"{paper.slug or paper.arxiv_id or ''}  {paper.title}".strip())
 
 
 def _find(key: str) -> Any:
@@ -383,6 +737,16 @@ def _overrides(texts: list[str]) -> dict[str, str]:
             raise typer.BadParameter(f"--set takes NAME=VALUE, such as nodes=50, got {text!r}")
         overrides[name] = value
     return overrides
+
+
+def _log_verdicts(loaded: list[Study]) -> None:
+    from assay import studies
+    from assay.database import open_database
+    from assay.evidence.verdict_log import VerdictLog
+
+    log = VerdictLog(open_database())
+    for study in loaded:
+        log.refresh(study, studies.module_of(study.slug))
 
 
 def _plans(loaded: list[Study], name: str | None, scale: str, overrides: dict[str, str]) -> list[Plan]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-NEWEST_REVISION = "0001"
+NEWEST_REVISION = "0006"
 """The revision that `open_database` brings a database to; the newest one in `assay/migrations/versions`."""
 
 _LOCK = 0x_A55A_0001  # an advisory lock of PostgreSQL, held while migrations run

@@ -213,7 +213,12 @@ def test_other_outside_ids_find_a_paper(papers, engine):
 
 @pytest.mark.parametrize(
     ("key", "hint"),
-    [("norg", "did you mean 'norga'"), ("2405.1412", "did you mean '2405.14124'"), ("zzz", "neither slug")],
+    [
+        ("norg", "did you mean 'norga'"),
+        ("2405.1412", "did you mean '2405.14124'"),
+        ("Mixture of Experts Meets Continual Prompts", "did you mean 'Mixture of Experts Meets Prompt-Based"),
+        ("zzz", "neither slug"),
+    ],
 )
 def test_unknown_keys_are_answered_by_the_nearest(papers, key, hint):
     papers.load_catalogue()

@@ -276,6 +276,11 @@ def item(number: int, **more):
             "summary": abstract(number).replace(" and ", "\nand "),
             "upvotes": 40 + number,
             "submittedOnDailyAt": "2024-01-30T01:00:00.000Z",
+            "submittedOnDailyBy": {"name": "reader"},
+            "ai_keywords": ["gates", " experts ", "", 3],
+            "projectPage": f"https://example.org/{number}",
+            "githubRepo": f"https://github.com/lab/{number}",
+            "githubStars": 9,
         },
         "publishedAt": "2024-01-31T01:00:00.000Z",
         "title": f"Title {number}",
@@ -303,6 +308,12 @@ EXPECTED = PageEntry(
     organisation_handle="lab",
     comments=1,
     upvotes=41,
+    author_names=("A", "B"),
+    keywords=("gates", "experts"),
+    project_page="https://example.org/1",
+    repository="https://github.com/lab/1",
+    stars=9,
+    submitter="reader",
 )
 
 
@@ -344,3 +355,9 @@ def test_html_without_its_json_is_read_from_the_markup(target):
         PageEntry("Title 2", None, "2401.00002", date(2025, 5, 10), listed, comments=1),
     )
     assert page.unreadable == ()
+
+
+@pytest.mark.parametrize("address", ["javascript:alert(1)", "https://", "https://a b", "ftp://x/y", 3, None])
+def test_what_is_no_web_address_is_no_link(address):
+    entry = parse(json_page([item(1) | {"paper": item(1)["paper"] | {"githubRepo": address}}])).entries[0]
+    assert entry.repository is None

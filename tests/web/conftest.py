@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
@@ -21,8 +22,12 @@ from dbos import DBOS
 from assay import studies
 from assay.database import open_database
 from assay.papers import Papers, catalogue
+from assay.papers.people import Accounts
 from assay.web import source
 from assay.web.checks import workflows_url
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 STUDY = """
 import time
@@ -172,6 +177,21 @@ def _until(met: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+def _session(engine: sa.Engine, role: str) -> str:
+    """The secret of a session of a person of that role."""
+    accounts = Accounts(engine)
+    person = accounts.set_role(f"{role}@example.org", role)
+    session = accounts.sign_in(accounts.make_link(person.email))
+    assert session is not None
+    return session
+
+
+@pytest.fixture
+def session(engine: sa.Engine) -> Callable[[str], str]:
+    """Signs somebody of a role in: the secret for their browser's cookie."""
+    return lambda role: _session(engine, role)
+
+
 class Processes:
     """The real server and the real worker, each in a process of its own, on one database."""
 
@@ -251,3 +271,19 @@ def processes_on_postgresql(toys: Path, postgresql: str) -> Iterator[Processes]:
     started = Processes(toys, postgresql)
     yield started
     started.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("this machine has no Chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    arguments = (
+        "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+        "--disable-sync --no-first-run"
+    )
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=arguments.split())
+        yield browser
+        browser.close()

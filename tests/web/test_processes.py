@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import signal
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +16,7 @@ import sqlalchemy as sa
 from assay.database import open_database
 from assay.evidence.ledger import Ledger
 from assay.web.checks import Checks, Controls
+from assay.web.guard import SESSION
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -38,7 +38,7 @@ def checks_under_way(engine: sa.Engine) -> dict[str, Any]:
 
 def ask(engine: sa.Engine, slug: str) -> None:
     checks = Checks(engine)
-    checks.start(slug)
+    checks.start(slug, 1)
     checks.close()
 
 
@@ -91,6 +91,33 @@ def test_check_outlives_the_worker_stopped_amid_it(processes: Processes, engine:
     assert trials(engine, "slow") == list(range(7))
 
 
+def test_check_is_cancelled_amid_a_trial(processes: Processes, engine: sa.Engine) -> None:
+    ask(engine, "slow")
+    worker = processes.work()
+    processes.until(lambda: trials(engine, "slow"))
+    checks = Checks(engine)
+    assert checks.cancel("slow")
+    assert checks.under_way() == {}
+    processes.until(lambda: Controls(engine).as_json()["study"] is None)
+    assert 0 < len(trials(engine, "slow")) < 7
+    assert Ledger(engine).running() == set()
+    # The next one is not held up, and one that waits is cancelled as well.
+    Controls(engine).paused = True
+    processes.until(lambda: Controls(engine).as_json()["paused"])
+    checks.start("coins", 1)
+    checks.start("crash", 1)
+    assert checks.cancel("crash")
+    assert not checks.cancel("crash")
+    Controls(engine).paused = False
+    processes.until(lambda: not checks.under_way())
+    assert trials(engine, "coins") == list(range(7))
+    assert trials(engine, "crash") == []
+    checks.close()
+    worker.send_signal(signal.SIGTERM)
+    said = worker.communicate(timeout=10)[0]
+    assert "Traceback" not in said, said
+
+
 def test_pause_holds_between_trials_and_a_check_goes_before_the_sweep(
     processes: Processes, engine: sa.Engine
 ) -> None:
@@ -139,11 +166,13 @@ def test_server_stops_within_two_seconds_with_streams_open(
         connection.close()
 
 
-def test_stream_says_when_a_check_is_over(processes: Processes) -> None:
+def test_stream_says_when_a_check_is_over(processes: Processes, session: Callable[[str], str]) -> None:
     processes.serve()
     processes.work()
     request = urllib.request.Request(
-        f"{processes.address}/papers/coins/check", method="POST", headers={"Origin": processes.address}
+        f"{processes.address}/papers/coins/check",
+        method="POST",
+        headers={"Origin": processes.address, "Cookie": f"{SESSION}={session('reader')}"},
     )
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert b"A check is queued" in answer.read()
@@ -173,26 +202,14 @@ def test_check_on_postgresql(processes_on_postgresql: Processes) -> None:
 # ------------------------------------------------------------------------------------ the browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("this machine has no Chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    arguments = (
-        "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
-        "--disable-sync --no-first-run"
-    )
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=arguments.split())
-        yield browser
-        browser.close()
-
-
-def test_reader_checks_a_paper(processes: Processes, browser: Browser, hostile_title: str) -> None:
+def test_reader_checks_a_paper(
+    processes: Processes, browser: Browser, hostile_title: str, session: Callable[[str], str]
+) -> None:
     processes.serve()
     processes.work()
-    page = browser.new_page()
+    context = browser.new_context()
+    context.add_cookies([{"name": SESSION, "value": session("curator"), "url": processes.address}])
+    page = context.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -202,7 +219,7 @@ def test_reader_checks_a_paper(processes: Processes, browser: Browser, hostile_t
         "request", lambda sent: None if sent.url.startswith(processes.address) else foreign.append(sent.url)
     )
 
-    page.goto(processes.address)
+    page.goto(f"{processes.address}/?field=gating")
     page.get_by_role("link", name=hostile_title).click()
     page.get_by_role("heading", name=hostile_title).wait_for()
     assert page.get_by_role("cell", name="unchecked").count() == 2
@@ -235,14 +252,26 @@ def test_reader_checks_a_paper(processes: Processes, browser: Browser, hostile_t
     assert page.evaluate("document.activeElement.className") == "skip"
     assert complaints == []
     assert foreign == []
-    page.close()
+    context.close()
 
 
 def test_without_javascript(processes: Processes, browser: Browser) -> None:
-    processes.serve()
+    """Somebody alone with the server: a link from its terminal signs them in, and they are its admin."""
+    server = processes.serve()
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"{processes.address}/papers/coins")
+    page.get_by_role("link", name="Sign in to check it now").click()
+    page.get_by_label("Your e-mail address").fill("Ada@Example.org")
+    page.get_by_role("button", name="Send me a link").click()
+    page.get_by_text("The link is in the terminal").wait_for()
+    assert server.stdout is not None
+    said = next(line for line in server.stdout if line.startswith("sign in"))
+    page.goto(said.split()[-1])
+    page.get_by_text("You sign in as ada@example.org").wait_for()
+    page.get_by_label("Your name").fill("Ada")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name="People").wait_for()
     page.get_by_role("button", name="Check now").click()
     page.get_by_text("A check is queued. No worker is running").wait_for()
     context.close()

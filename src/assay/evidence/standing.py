@@ -16,8 +16,11 @@ from typing import Any
 from assay.evidence.ledger import Ledger, Outcome, Row, Series, canonical, read_rows
 from assay.evidence.predicates import InvalidMeasurement
 from assay.evidence.runner import plan
-from assay.evidence.study import Experiment, Study
-from assay.evidence.verdicts import Tally
+from assay.evidence.study import Claim, Experiment, Study
+from assay.evidence.verdicts import ClaimTally, Tally, Verdict
+
+KINDS = ("holds", "fails", "undecided", "broken", "stale", "unchecked")
+"""What can be said of a claim; the first two are verdicts given."""
 
 
 class State(StrEnum):
@@ -127,6 +130,64 @@ def standings(ledger: Ledger, study: Study, module: str) -> list[Standing]:
                 found.append(_stale(experiment, newest, series_rows[newest]))
             else:
                 found.append(_standing(experiment, here, [], running))
+    return found
+
+
+@dataclass(frozen=True)
+class Line:
+    """One claim in one standing: a line of the claims table."""
+
+    standing: Standing
+    tally: ClaimTally
+
+    @property
+    def kind(self) -> str:
+        if self.standing.state is State.STALE:
+            return "stale"
+        if self.tally.verdict is not Verdict.UNDECIDED:
+            return self.tally.verdict.value
+        if self.standing.state is State.BROKEN:
+            return "broken"
+        return "undecided" if self.standing.tally.trials else "unchecked"
+
+    @property
+    def changed_settings(self) -> dict[str, Any]:
+        """The settings that were replaced by hand."""
+        declared = self.standing.experiment.scales.get(self.standing.series.scale)
+        return {
+            name: value
+            for name, value in self.standing.settings.items()
+            if canonical(getattr(declared, name, None)) != canonical(value)
+        }
+
+
+@dataclass(frozen=True)
+class ClaimLines:
+    """A claim with a line for each standing of its experiment, the evidence from here first."""
+
+    experiment: Experiment
+    claim: Claim
+    lines: tuple[Line, ...]
+
+    @property
+    def headline(self) -> Line:
+        """The line that counts in lists: the first that decides at the quick scale, else the first."""
+        quick = [
+            line for line in self.lines if line.standing.series.scale == "quick" and line.standing.as_declared
+        ]
+        given = [line for line in quick if line.kind in ("holds", "fails")]
+        return (given or quick or list(self.lines))[0]
+
+
+def claim_lines(study: Study, standings: Iterable[Standing]) -> list[ClaimLines]:
+    """Every claim of the study with its lines, in the order in which the study makes them."""
+    standings = list(standings)
+    found = []
+    for experiment in study.experiments:
+        own = [standing for standing in standings if standing.experiment.name == experiment.name]
+        for index, claim in enumerate(experiment.claims):
+            lines = tuple(Line(standing, standing.tally.claims[index]) for standing in own)
+            found.append(ClaimLines(experiment, claim, lines))
     return found
 
 

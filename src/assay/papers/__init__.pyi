@@ -5,7 +5,10 @@ from .catalogue import CatalogueEntry as CatalogueEntry
 from .records import ImportReport as ImportReport
 from .records import Paper as Paper
 from .records import Papers as Papers
+from .records import Told as Told
 from .records import UnknownPaper as UnknownPaper
 from .saved_page import NotASavedPage as NotASavedPage
 from .saved_page import PageEntry as PageEntry
 from .saved_page import SavedPage as SavedPage
+from .sources import SourceError as SourceError
+from .sources import Sources as Sources

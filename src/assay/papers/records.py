@@ -4,9 +4,11 @@ A record has an id of its own and any number of outside ids (`paper_ids`: arXiv,
 titles are kept there too, since a text page names its papers by nothing else). Every source's words stay in
 `provenances`; `papers` holds what is taken from them:
 
-- the catalogue's title, day of submission, number of authors, field and sentence go before a page's;
+- the catalogue's title, day of submission, number of authors, field and sentence go before all others';
+- what arXiv says of title, abstract, authors, day of submission, categories, remark and journal goes before
+  a page's;
 - among pages, the one with the latest listing day goes before, and gaps are filled from any;
-- an abstract from arXiv goes before a page's;
+- a bibliography fills gaps only;
 - nothing known is ever replaced by nothing.
 """
 
@@ -16,11 +18,12 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -46,7 +49,30 @@ papers = sa.Table(
     sa.Column("comments", sa.Integer),
     sa.Column("field", sa.Text),
     sa.Column("sentence", sa.Text),
+    sa.Column("author_names", sa.Text),
+    sa.Column("categories", sa.Text),
+    sa.Column("keywords", sa.Text),
+    sa.Column("remark", sa.Text),
+    sa.Column("journal", sa.Text),
+    sa.Column("project_page", sa.Text),
+    sa.Column("repository", sa.Text),
+    sa.Column("stars", sa.Integer),
+    sa.Column("votes_elsewhere", sa.Integer),
+    sa.Column("submitter", sa.Text),
+    sa.Column("day", sa.Date),
+    sa.Column("added_at", sa.Text),
     sa.UniqueConstraint("slug", name="one_paper_a_slug"),
+    sa.Index("papers_by_day", "day", "id"),
+    sa.Index("papers_by_field", "field", "day", "id"),
+    sa.Index("papers_by_organisation", "organisation", "day", "id"),
+    sa.Index("papers_by_submitter", "submitter", "day", "id"),
+)
+paper_keywords = sa.Table(  # what stands in the keywords and categories of papers; triggers keep it so
+    "paper_keywords",
+    metadata,
+    sa.Column("keyword", sa.Text, primary_key=True),
+    sa.Column("paper_id", sa.Integer, primary_key=True),
+    sa.Index("keywords_by_paper", "paper_id"),
 )
 paper_ids = sa.Table(
     "paper_ids",
@@ -67,10 +93,28 @@ provenances = sa.Table(
     sa.Column("digest", sa.String(64), nullable=False),
     sa.Column("seen_at", sa.Text, nullable=False),
     sa.UniqueConstraint("paper_id", "source", "digest", name="told_once_a_source"),
+    sa.Index("told_on", "listed", "paper_id"),
 )
+
+Origin = Literal["arxiv", "page", "bibliography"]
+"""Whose words go before whose."""
 
 _CATALOGUE = "catalogue"
 _TITLE = "title"  # the kind of id that is no outside id
+_AT_ONCE = 500  # rows of one statement; SQLite has a limit on its parameters
+
+_NO_TEXT = re.compile(r"(?<!\\)(?:\\\\)*\\u0000|[\ud800-\udfff]")
+"""In JSON: a NUL, or half of a surrogate pair. No database takes them as text."""
+
+_LISTS = ("author_names", "categories", "keywords")  # kept as JSON
+_ARXIV_KNOWS = frozenset(
+    ("title", "abstract", "submitted", "authors", "author_names", "categories", "remark", "journal")
+)
+_HEARD = (
+    *sorted(_ARXIV_KNOWS),
+    *("organisation", "comments", "keywords", "project_page", "repository", "stars", "submitter"),
+)
+_NOTHING: Mapping[str, Any] = {column.name: None for column in papers.columns}
 
 
 class UnknownPaper(LookupError):
@@ -94,6 +138,25 @@ class Paper:
     comments: int | None
     field: str | None
     sentence: str | None
+    author_names: tuple[str, ...]
+    categories: tuple[str, ...]
+    """The categories of arXiv, the primary one first."""
+    keywords: tuple[str, ...]
+    remark: str | None
+    """The authors' remark on arXiv ("12 pages, accepted at …")."""
+    journal: str | None
+    project_page: str | None
+    repository: str | None
+    stars: int | None
+    """Stars of the repository, as the source read them."""
+    votes_elsewhere: int | None
+    """Votes on the page that listed it."""
+    submitter: str | None
+    """Who put it on that page."""
+    day: date | None
+    """The day that lists go by: when it was listed, else submitted."""
+    added_at: str | None
+    """When the record was made, ISO date and time in UTC."""
     outside_ids: tuple[tuple[str, str], ...]
     """Kind (arxiv, doi, url) and value of every outside id."""
 
@@ -102,6 +165,7 @@ class Paper:
         known = dataclasses.asdict(self)
         known["submitted"] = self.submitted and self.submitted.isoformat()
         known["listed"] = self.listed and self.listed.isoformat()
+        known["day"] = self.day and self.day.isoformat()
         ids: dict[str, list[str]] = {}
         for kind, value in self.outside_ids:
             ids.setdefault(kind, []).append(value)
@@ -109,18 +173,38 @@ class Paper:
 
 
 @dataclass(frozen=True)
-class ImportReport:
-    """What an import did: new + changed + unchanged are the papers of the page."""
+class Told(PageEntry):
+    """What a source tells of a paper: what a page would, and what only arXiv or a bibliography knows."""
 
-    new: int
-    """Papers that no page had told of before."""
-    changed: int
-    """Papers of earlier pages of which more, or something else, is known now."""
-    unchanged: int
-    tied: int
-    """Papers of this page that are tied to an entry of the catalogue."""
-    unreadable: tuple[tuple[int, str], ...]
-    """Line number and what was wrong there, as the page was read."""
+    doi: str | None = None
+    url: str | None = None
+    categories: tuple[str, ...] = ()
+    remark: str | None = None
+    journal: str | None = None
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did: new + changed + unchanged are the papers that could be read."""
+
+    new: int = 0
+    """Papers that no source but the catalogue had told of before."""
+    changed: int = 0
+    """Papers told of before of which more, or something else, is known now."""
+    unchanged: int = 0
+    tied: int = 0
+    """Papers that are tied to an entry of the catalogue."""
+    unreadable: tuple[tuple[int, str], ...] = ()
+    """Number of the line, or of the entry where there are no lines, and what was wrong there."""
+
+    def __add__(self, other: ImportReport) -> ImportReport:
+        return ImportReport(
+            self.new + other.new,
+            self.changed + other.changed,
+            self.unchanged + other.unchanged,
+            self.tied + other.tied,
+            self.unreadable + other.unreadable,
+        )
 
 
 class Papers:
@@ -141,21 +225,41 @@ class Papers:
         with self._writing() as connection:
             return _load(connection, entries)
 
-    def import_page(self, page: SavedPage, source_name: str) -> ImportReport:
+    def import_page(
+        self, page: SavedPage, source_name: str, *, progress: Callable[[int], object] = lambda done: None
+    ) -> ImportReport:
         """Record the papers of a page that was read from `source_name`, each tied to its catalogue entry.
 
         The catalogue is loaded first. Importing the same page again changes nothing.
         """
-        entries = catalogue()
-        new = changed = tied = 0
-        with self._writing() as connection:
-            _load(connection, entries)
-            for entry in page.entries:
-                paper, told_before, differs = _tell(connection, entry, source_name)
-                new += not told_before
-                changed += told_before and differs
-                tied += paper["slug"] is not None
-        return ImportReport(new, changed, len(page.entries) - new - changed, tied, page.unreadable)
+        self.load_catalogue()
+        report = self.take(page.entries, source_name, progress=progress)
+        return report + ImportReport(unreadable=page.unreadable)
+
+    def take(
+        self,
+        entries: Sequence[PageEntry],
+        source: str,
+        origin: Origin = "page",
+        *,
+        live: bool = False,
+        progress: Callable[[int], object] = lambda done: None,
+    ) -> ImportReport:
+        """Record what `source` tells; `progress` hears how many of the entries are done.
+
+        A file that is read anew says nothing new, and takes nothing from what was said after it. A `live`
+        source says how things stand now, even in words that it has used before.
+
+        What is done is committed in batches, so that others can write in between; after an interruption the
+        same call goes on, since it changes nothing where it has been.
+        """
+        report = ImportReport()
+        for start in range(0, len(entries), _AT_ONCE):
+            with self._writing() as connection:
+                batch = _Batch(connection, entries[start : start + _AT_ONCE], source, origin, live)
+                report += batch.take(start)
+            progress(min(start + _AT_ONCE, len(entries)))
+        return report
 
     def list(self, *, field: str | None = None) -> Sequence[Paper]:
         """All papers, or those of one field, in the order in which they came."""
@@ -192,8 +296,9 @@ class Papers:
             if found is not None:
                 return _paper(_row(connection, found), _ids(connection, found))
             known = [*connection.scalars(sa.select(papers.c.slug).where(papers.c.slug.is_not(None)))]
-            known += connection.scalars(sa.select(paper_ids.c.value).where(paper_ids.c.kind == "arxiv"))
-            titles = [*connection.scalars(sa.select(papers.c.title))]
+            # Comparing with all of a hundred thousand papers would take minutes: those that begin alike.
+            known += connection.scalars(_beginning(paper_ids.c.value, "arxiv", key[:5]))
+            titles = [*connection.scalars(_beginning(papers.c.title, _TITLE, title_key(key)[:4]))]
         nearest = difflib.get_close_matches(slug, known, n=1, cutoff=0.5)
         nearest = nearest or difflib.get_close_matches(key, titles, n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ", neither slug nor arXiv id nor title"
@@ -207,6 +312,20 @@ class Papers:
                 # missing, and the slower one would fail on the unique ids of the other.
                 connection.execute(sa.text("LOCK TABLE papers IN SHARE ROW EXCLUSIVE MODE"))
             yield connection
+
+
+def read(connection: sa.Connection, ids: Sequence[int]) -> list[Paper]:
+    """The papers with these ids, in this order; ids that no paper has are left out."""
+    rows: dict[int, Mapping[str, Any]] = {}
+    outside: dict[int, list[tuple[str, str]]] = {}
+    for start in range(0, len(ids), _AT_ONCE):
+        some = ids[start : start + _AT_ONCE]
+        for row in connection.execute(sa.select(papers).where(papers.c.id.in_(some))).mappings():
+            rows[row["id"]] = dict(row)
+        held = sa.select(paper_ids).where(paper_ids.c.paper_id.in_(some), paper_ids.c.kind != _TITLE)
+        for kind, value, paper_id in connection.execute(held):
+            outside.setdefault(paper_id, []).append((kind, value))
+    return [_paper(rows[paper_id], outside.get(paper_id, [])) for paper_id in ids if paper_id in rows]
 
 
 def _load(connection: sa.Connection, entries: Sequence[CatalogueEntry]) -> int:
@@ -233,56 +352,155 @@ def _load(connection: sa.Connection, entries: Sequence[CatalogueEntry]) -> int:
             if holder is None:
                 connection.execute(sa.insert(paper_ids).values(kind=kind, value=value, paper_id=paper_id))
                 differs = True
-        _record(connection, paper_id, _CATALOGUE, dataclasses.asdict(entry), None)
+        _record(connection, paper_id, _CATALOGUE, _canonical(dataclasses.asdict(entry)), None)
         count += differs
     return count
 
 
-def _tell(connection: sa.Connection, entry: PageEntry, source: str) -> tuple[Mapping[str, Any], bool, bool]:
-    """Take in what a page says of a paper: its row, whether a page told of it before, whether it changed."""
-    key = title_key(entry.title)
-    paper_id = _same_paper(connection, entry.arxiv_id, key)
-    if paper_id is None:
-        paper_id = _insert(connection, {"title": entry.title})
-    earlier = connection.execute(
-        sa.select(provenances.c.digest, provenances.c.listed).where(
-            provenances.c.paper_id == paper_id, provenances.c.source != _CATALOGUE
+class _Batch:
+    """Some entries of one source, taken in with few statements: most papers of a large import are new."""
+
+    def __init__(
+        self,
+        connection: sa.Connection,
+        entries: Sequence[PageEntry],
+        source: str,
+        origin: Origin,
+        live: bool,
+    ) -> None:
+        self.connection = connection
+        self.entries = entries
+        self.source, self.origin, self.live = source, origin, live
+
+    def take(self, before: int) -> ImportReport:
+        """Record the entries; `before` of the source's entries came before these."""
+        unreadable = []
+        readable: list[tuple[PageEntry, str]] = []
+        for number, entry in enumerate(self.entries, start=before + 1):
+            said = _canonical(vars(entry))
+            if _NO_TEXT.search(said):
+                unreadable.append((number, "it has characters that are none (NUL or half a surrogate pair)"))
+            else:
+                readable.append((entry, said))
+        held = _holders(self.connection, [key for entry, _ in readable for key in _keys(entry)])
+        fresh: list[tuple[PageEntry, str]] = []
+        others: list[tuple[PageEntry, str]] = []
+        claimed: set[tuple[str, str]] = set()
+        for entry, said in readable:
+            keys = [key for key in _keys(entry) if key[0] != "url"]
+            if claimed.isdisjoint(keys) and not any(key in held for key in keys):
+                fresh.append((entry, said))
+            else:
+                others.append((entry, said))
+            claimed.update(keys)
+        self._add(fresh, held)
+        repeated = set() if self.live else self._repeated(held)
+        new, changed, tied = len(fresh), 0, 0
+        for entry, said in others:
+            paper_id = held.get(_keys(entry)[0])
+            if (paper_id, _digest(said)) in repeated:
+                slug = self.connection.scalar(sa.select(papers.c.slug).where(papers.c.id == paper_id))
+                told_before, differs = True, False
+            else:
+                slug, told_before, differs = self._tell(entry, said)
+            new += not told_before
+            changed += told_before and differs
+            tied += slug is not None
+        return ImportReport(new, changed, len(readable) - new - changed, tied, tuple(unreadable))
+
+    def _add(self, told: Sequence[tuple[PageEntry, str]], held: Mapping[tuple[str, str], int]) -> None:
+        """Make a record of each of these papers, which nobody has told of before."""
+        if not told:
+            return
+        rows = [_new_row(_heard(_NOTHING, entry, self.origin)) for entry, _ in told]
+        made = sa.insert(papers).returning(papers.c.id, sort_by_parameter_order=True)
+        ids = self.connection.scalars(made, rows).all()
+        taken = {key: paper_id for key, paper_id in held.items() if key[0] == "url"}
+        for (entry, _), paper_id in zip(told, ids, strict=True):
+            for key in _keys(entry):
+                taken.setdefault(key, paper_id)
+        theirs = set(ids)
+        self.connection.execute(
+            sa.insert(paper_ids),
+            [
+                {"kind": kind, "value": value, "paper_id": paper_id}
+                for (kind, value), paper_id in taken.items()
+                if paper_id in theirs
+            ],
         )
-    ).all()
-    row = _row(connection, paper_id)
-    differs = False
-    said = dataclasses.asdict(entry)
-    # What a page has said once does not count again: an old page read anew takes nothing from a later one.
-    if _digest(said) not in {told.digest for told in earlier}:
-        ids = {"arxiv": entry.arxiv_id, _TITLE: key}
-        for kind, value in ids.items():
-            if value is not None and _holder(connection, kind, value) is None:
-                connection.execute(sa.insert(paper_ids).values(kind=kind, value=value, paper_id=paper_id))
-                differs = True
-        listed = row["listed"]
-        late = entry.listed is None or listed is None or entry.listed >= listed
-        heard = {
-            "title": entry.title,
-            "submitted": entry.submitted,
-            "authors": entry.authors,
-            "organisation": entry.organisation,
-            "comments": entry.comments,
-        }
-        if row["abstract_source"] in (None, "page"):
-            heard["abstract"] = entry.abstract
-        held = ("title", "submitted", "authors") if row["slug"] is not None else ()
-        known = {
-            name: value
-            for name, value in heard.items()
-            if value is not None and (row[name] is None or (late and name not in held))
-        }
-        if "abstract" in known:
-            known["abstract_source"] = "page"
-        if late and entry.listed is not None:
-            known["listed"] = entry.listed
-        differs |= _update(connection, paper_id, known)
-    _record(connection, paper_id, source, said, entry.listed)
-    return row, bool(earlier), differs
+        self.connection.execute(
+            sa.insert(provenances),
+            [
+                _provenance(paper_id, self.source, said, entry.listed)
+                for (entry, said), paper_id in zip(told, ids, strict=True)
+            ],
+        )
+
+    def _repeated(self, held: Mapping[tuple[str, str], int]) -> set[tuple[int, str]]:
+        """Paper and digest of all that this source has said before of the papers of this batch."""
+        told = sa.select(provenances.c.paper_id, provenances.c.digest)
+        ids = list(set(held.values()))
+        repeated: set[tuple[int, str]] = set()
+        for start in range(0, len(ids), _AT_ONCE):
+            these = provenances.c.paper_id.in_(ids[start : start + _AT_ONCE])
+            rows = self.connection.execute(told.where(these, provenances.c.source == self.source))
+            repeated.update((paper_id, digest) for paper_id, digest in rows)
+        return repeated
+
+    def _tell(self, entry: PageEntry, said: str) -> tuple[str | None, bool, bool]:
+        """Take in one entry: its paper's slug, whether it was told of before, whether it changed."""
+        connection = self.connection
+        keys = dict(_keys(entry))
+        paper_id = _same_paper(connection, keys.get("arxiv"), keys[_TITLE], doi=keys.get("doi"))
+        if paper_id is None:
+            paper_id = _insert(connection, {"title": entry.title})
+        earlier = connection.scalars(
+            sa.select(provenances.c.digest).where(
+                provenances.c.paper_id == paper_id, provenances.c.source != _CATALOGUE
+            )
+        ).all()
+        row = _row(connection, paper_id)
+        differs = False
+        if self.live or _digest(said) not in earlier:
+            for kind, value in keys.items():
+                if _holder(connection, kind, value) is None:
+                    connection.execute(sa.insert(paper_ids).values(kind=kind, value=value, paper_id=paper_id))
+                    differs = True
+            differs |= _update(connection, paper_id, _heard(row, entry, self.origin))
+        _record(connection, paper_id, self.source, said, entry.listed)
+        return row["slug"], bool(earlier), differs
+
+
+def _keys(entry: PageEntry) -> list[tuple[str, str]]:
+    """Every id of the paper, kind and value, the surest first."""
+    outside = [("arxiv", entry.arxiv_id)]
+    if isinstance(entry, Told):
+        outside += [("doi", entry.doi and entry.doi.lower()), ("url", entry.url)]
+    known = [(kind, value) for kind, value in outside if value]
+    return [*known[:1], (_TITLE, title_key(entry.title)), *known[1:]]
+
+
+def _heard(row: Mapping[str, Any], entry: PageEntry, origin: Origin) -> dict[str, Any]:
+    """The columns that change when `origin` says this of the paper of that row."""
+    late = entry.listed is None or row["listed"] is None or entry.listed >= row["listed"]
+    goes_before = {"arxiv": True, "page": late, "bibliography": False}[origin]
+    held: set[str] = set()
+    if row["slug"] is not None:
+        held |= {"title", "submitted", "authors"}
+    if row["abstract_source"] == "arxiv" and origin != "arxiv":
+        held |= _ARXIV_KNOWS
+    said = vars(entry)
+    told = {name: said.get(name) for name in _HEARD} | {"votes_elsewhere": entry.upvotes}
+    known = {
+        name: json.dumps(value, ensure_ascii=False) if name in _LISTS else value
+        for name, value in told.items()
+        if value not in (None, ()) and (row[name] is None or (goes_before and name not in held))
+    }
+    if "abstract" in known:
+        known["abstract_source"] = origin
+    if late and entry.listed is not None:
+        known["listed"] = entry.listed
+    return known
 
 
 def _same_paper(
@@ -290,20 +508,22 @@ def _same_paper(
     arxiv: str | None,
     title: str,
     *,
+    doi: str | None = None,
     slug: str | None = None,
     taken: frozenset[str] | set[str] = frozenset(),
 ) -> int | None:
-    """The record of a paper with that slug, arXiv id or title, in this order; those found beside it join it.
+    """The record of a paper with that slug, arXiv id, DOI or title, in this order; others like it join it.
 
-    A title is no sign between papers that have different arXiv ids, and records whose slug is in `taken` are
-    other papers for certain.
+    DOI and title are no sign between papers that have different arXiv ids, and records whose slug is in
+    `taken` are other papers for certain.
     """
     candidates = [_holder(connection, "arxiv", arxiv)] if arxiv is not None else []
-    by_title = _holder(connection, _TITLE, title)
-    if by_title is not None:
-        theirs = {value for kind, value in _ids(connection, by_title) if kind == "arxiv"}
-        if arxiv is None or not theirs or arxiv in theirs:
-            candidates.append(by_title)
+    for kind, value in (("doi", doi), (_TITLE, title)):
+        found = _holder(connection, kind, value) if value is not None else None
+        if found is not None:
+            theirs = {value for kind, value in _ids(connection, found) if kind == "arxiv"}
+            if arxiv is None or not theirs or arxiv in theirs:
+                candidates.append(found)
     if slug is not None:
         candidates.insert(0, connection.scalar(sa.select(papers.c.id).where(papers.c.slug == slug)))
     same = [
@@ -317,25 +537,43 @@ def _same_paper(
 
 
 def _join(connection: sa.Connection, keep: int, other: int) -> None:
-    """Turn two records that proved to be one paper into one."""
+    """Turn two records that proved to be one paper into one, with all that any table says of either."""
     kept, gone = _row(connection, keep), _row(connection, other)
-    connection.execute(sa.update(paper_ids).where(paper_ids.c.paper_id == other).values(paper_id=keep))
-    told = {
-        (row.source, row.digest)
-        for row in connection.execute(sa.select(provenances).where(provenances.c.paper_id == keep))
-    }
-    for row in connection.execute(sa.select(provenances).where(provenances.c.paper_id == other)).all():
-        this = provenances.c.id == row.id
-        if (row.source, row.digest) in told:
-            connection.execute(sa.delete(provenances).where(this))
-        else:
-            connection.execute(sa.update(provenances).where(this).values(paper_id=keep))
+    inspector = sa.inspect(connection)
+    about = [
+        name
+        for name in inspector.get_table_names()
+        if any(key["referred_table"] == papers.name for key in inspector.get_foreign_keys(name))
+    ]
+    described = sa.MetaData()
+    described.reflect(connection, only=about)
+    for table in (described.tables[name] for name in about):
+        for column in table.columns:
+            if not any(key.target_fullname == f"{papers.name}.id" for key in column.foreign_keys):
+                continue
+            for unique in table.constraints:
+                if isinstance(unique, sa.PrimaryKeyConstraint | sa.UniqueConstraint) and column in list(
+                    unique.columns
+                ):
+                    # What both have once, such as one person's vote, the joint record has once.
+                    twin = table.alias()
+                    both = [twin.c[column.name] == keep]
+                    both += [twin.c[part.name] == part for part in unique.columns if part is not column]
+                    connection.execute(
+                        sa.delete(table).where(column == other, sa.exists().select_from(twin).where(*both))
+                    )
+            connection.execute(sa.update(table).where(column == other).values({column: keep}))
     connection.execute(sa.delete(papers).where(papers.c.id == other))
     _update(connection, keep, {name: value for name, value in gone.items() if kept[name] is None})
 
 
+def _new_row(known: Mapping[str, Any]) -> dict[str, Any]:
+    made = {name: value for name, value in _NOTHING.items() if name != "id"} | dict(known)
+    return made | {"added_at": _now(), "day": made["listed"] or made["submitted"]}
+
+
 def _insert(connection: sa.Connection, known: Mapping[str, Any]) -> int:
-    key = connection.execute(sa.insert(papers).values(**known)).inserted_primary_key
+    key = connection.execute(sa.insert(papers).values(**_new_row(known))).inserted_primary_key
     assert key is not None
     return int(key[0])
 
@@ -343,46 +581,70 @@ def _insert(connection: sa.Connection, known: Mapping[str, Any]) -> int:
 def _update(connection: sa.Connection, paper_id: int, known: Mapping[str, Any]) -> bool:
     """Set what differs, and tell whether anything did."""
     row = _row(connection, paper_id)
+    listed, submitted = ({**row, **known}[name] for name in ("listed", "submitted"))
+    known = {**known, "day": listed or submitted}
     differing = {name: value for name, value in known.items() if row[name] != value}
     if differing:
         connection.execute(sa.update(papers).where(papers.c.id == paper_id).values(**differing))
     return bool(differing)
 
 
-def _record(
-    connection: sa.Connection, paper_id: int, source: str, said: Mapping[str, Any], listed: date | None
-) -> None:
+def _record(connection: sa.Connection, paper_id: int, source: str, said: str, listed: date | None) -> None:
     """Keep a source's words, once."""
-    digest = _digest(said)
-    same = sa.and_(
-        provenances.c.paper_id == paper_id, provenances.c.source == source, provenances.c.digest == digest
-    )
-    if connection.scalar(sa.select(provenances.c.id).where(same)) is None:
-        connection.execute(
-            sa.insert(provenances).values(
-                paper_id=paper_id,
-                source=source,
-                listed=listed,
-                said=_canonical(said),
-                digest=digest,
-                seen_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
-        )
+    row = _provenance(paper_id, source, said, listed)
+    same = [provenances.c[name] == row[name] for name in ("paper_id", "source", "digest")]
+    if connection.scalar(sa.select(provenances.c.id).where(*same)) is None:
+        connection.execute(sa.insert(provenances).values(**row))
+
+
+def _provenance(paper_id: int, source: str, said: str, listed: date | None) -> dict[str, Any]:
+    return {
+        "paper_id": paper_id,
+        "source": source,
+        "listed": listed,
+        "said": said,
+        "digest": _digest(said),
+        "seen_at": _now(),
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _canonical(said: Mapping[str, Any]) -> str:
-    told = {name: value for name, value in said.items() if value is not None}
+    told = {name: value for name, value in said.items() if value not in (None, ())}
     return json.dumps(told, ensure_ascii=False, sort_keys=True, default=date.isoformat)
 
 
-def _digest(said: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_canonical(said).encode()).hexdigest()
+def _digest(said: str) -> str:
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _holder(connection: sa.Connection, kind: str, value: str) -> int | None:
     return connection.scalar(
         sa.select(paper_ids.c.paper_id).where(paper_ids.c.kind == kind, paper_ids.c.value == value)
     )
+
+
+def _holders(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """Which paper has which of these ids."""
+    values: dict[str, list[str]] = {}
+    for kind, value in dict.fromkeys(keys):
+        values.setdefault(kind, []).append(value)
+    found = {}
+    for kind, those in values.items():
+        held = sa.select(paper_ids).where(paper_ids.c.kind == kind, paper_ids.c.value.in_(those))
+        for row in connection.execute(held):
+            found[row.kind, row.value] = row.paper_id
+    return found
+
+
+def _beginning(column: sa.ColumnElement[str], kind: str, start: str) -> sa.Select[str]:
+    """That column of some papers whose id of that kind begins so."""
+    alike = sa.and_(paper_ids.c.kind == kind, paper_ids.c.value.startswith(start, autoescape=True))
+    joined = paper_ids.join(papers, papers.c.id == paper_ids.c.paper_id)
+    return sa.select(column).select_from(joined).where(alike).limit(_AT_ONCE)
 
 
 def _ids(connection: sa.Connection, paper_id: int) -> Sequence[tuple[str, str]]:
@@ -400,5 +662,7 @@ def _row(connection: sa.Connection, paper_id: int) -> Mapping[str, Any]:
 def _paper(row: Mapping[str, Any], ids: Sequence[tuple[str, str]]) -> Paper:
     outside = tuple(sorted((kind, value) for kind, value in ids if kind != _TITLE))
     known = {name: value for name, value in row.items() if name != "abstract_source"}
+    for name in _LISTS:
+        known[name] = tuple(json.loads(known[name] or "[]"))
     first = next((value for kind, value in outside if kind == "arxiv"), None)
     return Paper(**known, arxiv_id=first, outside_ids=outside)

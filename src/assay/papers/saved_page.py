@@ -74,6 +74,13 @@ class PageEntry:
     organisation_handle: str | None = None
     comments: int | None = None
     upvotes: int | None = None
+    author_names: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+    project_page: str | None = None
+    repository: str | None = None
+    stars: int | None = None
+    submitter: str | None = None
+    """The handle of who put it on the page."""
 
 
 @dataclass(frozen=True)
@@ -354,13 +361,17 @@ def _from_items(items: Sequence[Any], listed: date | None, line: int) -> SavedPa
     unreadable = []
     for number, item in enumerate(items, start=1):
         try:
-            entries.append(_from_item(item, listed))
+            entries.append(read_item(item, listed))
         except ValueError as error:
             unreadable.append((line, f"paper {number} of {len(items)}: {error}"))
     return SavedPage(listed, tuple(entries), tuple(unreadable))
 
 
-def _from_item(item: Any, listed: date | None) -> PageEntry:
+def read_item(item: Any, listed: date | None) -> PageEntry:
+    """A paper as the page's JSON and its API give it; `listed` is the day of the list, where that is known.
+
+    Raises ValueError, which says what is wrong with it.
+    """
     if not isinstance(item, dict):
         raise ValueError(f"is to be an object, got {_shortened(json.dumps(item))}")
     inner = item.get("paper")
@@ -375,6 +386,14 @@ def _from_item(item: Any, listed: date | None) -> PageEntry:
     organisation = item.get("organization") or paper.get("organization")
     named = organisation if isinstance(organisation, dict) else {}
     authors = paper.get("authors")
+    names = [_text(author.get("name")) for author in _objects(authors)]
+
+    def either(name: str) -> Any:
+        """Newer answers say inside of the paper what older ones said beside it."""
+        return paper.get(name, item.get(name))
+
+    by = item.get("submittedBy") or paper.get("submittedOnDailyBy")
+    keywords = either("ai_keywords")
     return PageEntry(
         title,
         _text(paper.get("summary")) or _text(item.get("summary")),
@@ -385,7 +404,13 @@ def _from_item(item: Any, listed: date | None) -> PageEntry:
         organisation=_text(named.get("fullname")) or _text(named.get("name")),
         organisation_handle=_text(named.get("name")),
         comments=_count(item.get("numComments", paper.get("numComments"))),
-        upvotes=_count(paper.get("upvotes", item.get("upvotes"))),
+        upvotes=_count(either("upvotes")),
+        author_names=tuple(name for name in names if name),
+        keywords=tuple(filter(None, map(_text, keywords))) if isinstance(keywords, list) else (),
+        project_page=web_address(either("projectPage")),
+        repository=web_address(either("githubRepo")),
+        stars=_count(either("githubStars")),
+        submitter=_text(by.get("name")) if isinstance(by, dict) else None,
     )
 
 
@@ -441,6 +466,17 @@ def _from_markup(soup: Any, *, marked: bool) -> SavedPage:
 def _text(value: object) -> str | None:
     """A string with its white space collapsed; None when there is nothing in it."""
     return (" ".join(value.split()) or None) if isinstance(value, str) else None
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def web_address(value: object) -> str | None:
+    """A text that may stand as a link: an http(s) address without white space, not endlessly long."""
+    if isinstance(value, str) and re.fullmatch(r"https?://[^\s<>\"]{1,1000}", value.strip(), re.IGNORECASE):
+        return value.strip()
+    return None
 
 
 def _count(value: object) -> int | None:

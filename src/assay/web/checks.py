@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
 from assay.database import write
+from assay.papers import sources
+from assay.papers.people import TAKE_IN
 
 if TYPE_CHECKING:
     from dbos import DBOSClient
@@ -43,6 +46,10 @@ def workflows_url(engine: sa.Engine) -> str:
         path = Path(url.database).absolute()
         url = url.set(database=str(path.with_name(f"{path.stem}-workflows.sqlite")))
     return url.render_as_string(hide_password=False)
+
+
+class QuotaSpent(RuntimeError):
+    """The person has asked for as many checks as one may in a day."""
 
 
 class Controls:
@@ -90,19 +97,59 @@ class Checks:
     def __init__(self, engine: sa.Engine) -> None:
         self._url = workflows_url(engine)
         self._lock = threading.Lock()
+        self._asking = threading.Lock()
         self._known_client: DBOSClient | None = None
 
-    def start(self, slug: str) -> None:
-        """Queue a check of the study; one that is queued or running already is enough."""
+    def start(self, slug: str, person_id: int, *, quota: int | None = None) -> None:
+        """Queue a check of the study; one that is queued or running already is enough.
+
+        Raises `QuotaSpent` where the person has asked for `quota` checks within a day already.
+        """
+        client = self._client()
+        with self._asking:  # two requests at once must not both have the last check
+            if quota is not None and slug not in self.under_way():
+                since = datetime.now(UTC) - timedelta(days=1)
+                asked = client.list_workflows(
+                    name=WORKFLOW,
+                    user=str(person_id),
+                    start_time=since.isoformat(),
+                    load_input=False,
+                    load_output=False,
+                )
+                if len(asked) >= quota:
+                    raise QuotaSpent
+            client.enqueue(
+                {
+                    "workflow_name": WORKFLOW,
+                    "queue_name": QUEUE,
+                    "app_version": VERSION,
+                    "deduplication_id": slug,
+                    "duplication_policy": "return-existing",
+                    "authenticated_user": str(person_id),
+                },
+                slug,
+            )
+
+    def cancel(self, slug: str) -> bool:
+        """End the check of the study, queued or running; what it has measured stays. False without one."""
+        found = self._client().list_workflows(
+            queue_name=QUEUE, status=["ENQUEUED", "PENDING"], load_input=False, load_output=False
+        )
+        own = [workflow.workflow_id for workflow in found if workflow.deduplication_id == slug]
+        for workflow_id in own:
+            self._client().cancel_workflow(workflow_id)
+        return bool(own)
+
+    def take_in(self, submission_id: int) -> None:
+        """Have the worker fetch a paper that somebody handed in."""
         self._client().enqueue(
             {
-                "workflow_name": WORKFLOW,
-                "queue_name": QUEUE,
+                "workflow_name": TAKE_IN,
+                "queue_name": sources.QUEUE,
                 "app_version": VERSION,
-                "deduplication_id": slug,
-                "duplication_policy": "return-existing",
+                "workflow_id": f"submission-{submission_id}",  # asked for again, it is still one
             },
-            slug,
+            submission_id,
         )
 
     def under_way(self) -> dict[str, Literal["queued", "running"]]:

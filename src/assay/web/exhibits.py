@@ -15,63 +15,15 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from assay import studies
-from assay.evidence.ledger import Ledger, canonical
+from assay.evidence.ledger import Ledger
 from assay.evidence.runner import plan
-from assay.evidence.standing import Standing, State, standings
-from assay.evidence.study import Claim, Experiment, Study
-from assay.evidence.verdicts import ERROR_RATE, ClaimTally, Verdict
+from assay.evidence.standing import KINDS, ClaimLines, Standing, State, claim_lines, standings
+from assay.evidence.study import Study
+from assay.evidence.verdict_log import VerdictLog, indexed
+from assay.evidence.verdicts import ERROR_RATE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-KINDS = ("holds", "fails", "undecided", "broken", "stale", "unchecked")
-"""What a claim's badge can say; the first two are verdicts given."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One claim in one standing: a line of the claims table."""
-
-    standing: Standing
-    tally: ClaimTally
-
-    @property
-    def kind(self) -> str:
-        if self.standing.state is State.STALE:
-            return "stale"
-        if self.tally.verdict is not Verdict.UNDECIDED:
-            return self.tally.verdict.value
-        if self.standing.state is State.BROKEN:
-            return "broken"
-        return "undecided" if self.standing.tally.trials else "unchecked"
-
-    @property
-    def changed_settings(self) -> dict[str, Any]:
-        """The settings that were replaced by hand."""
-        declared = self.standing.experiment.scales.get(self.standing.series.scale)
-        return {
-            name: value
-            for name, value in self.standing.settings.items()
-            if canonical(getattr(declared, name, None)) != canonical(value)
-        }
-
-
-@dataclass(frozen=True)
-class ClaimLines:
-    """A claim with a line for each standing of its experiment, the evidence from here first."""
-
-    experiment: Experiment
-    claim: Claim
-    lines: tuple[Line, ...]
-
-    @property
-    def headline(self) -> Line:
-        """The line that counts in lists: the first that decides at the quick scale, else the first."""
-        quick = [
-            line for line in self.lines if line.standing.series.scale == "quick" and line.standing.as_declared
-        ]
-        given = [line for line in quick if line.kind in ("holds", "fails")]
-        return (given or quick or list(self.lines))[0]
 
 
 @dataclass(frozen=True)
@@ -86,13 +38,7 @@ class Exhibit:
 
     @cached_property
     def claims(self) -> list[ClaimLines]:
-        found = []
-        for experiment in self.study.experiments if self.study else ():
-            own = [standing for standing in self.standings if standing.experiment.name == experiment.name]
-            for index, claim in enumerate(experiment.claims):
-                lines = tuple(Line(standing, standing.tally.claims[index]) for standing in own)
-                found.append(ClaimLines(experiment, claim, lines))
-        return found
+        return claim_lines(self.study, self.standings) if self.study else []
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -131,15 +77,16 @@ class Exhibits:
 
     def __init__(self, engine: sa.Engine) -> None:
         self.ledger = Ledger(engine)
+        self._log = VerdictLog(engine)
         self._loaded: dict[str, tuple[Study | None, str | None, frozenset[str]]] = {}
         self._kept: dict[str, tuple[object, Exhibit]] = {}
         self._figures: dict[tuple[str, str], tuple[object, bytes]] = {}
         self._drawing = threading.Lock()
 
     def import_all(self) -> None:
-        """Import every study, so that no request has to wait for it."""
+        """Import every study, so that no request has to wait for it, and bring the index of verdicts up."""
         for slug in studies.slugs():
-            self._load(slug)
+            self.one(slug)
 
     def every(self) -> dict[str, Exhibit]:
         """Every installed study by slug, without waiting for those that are still being imported."""
@@ -206,6 +153,7 @@ class Exhibits:
         if kept is None or kept[0] != key:
             try:
                 exhibit = Exhibit(slug, module, study, tuple(standings(self.ledger, study, module)))
+                self._log.update(slug, indexed(exhibit.claims))
             except Exception as error:
                 exhibit = Exhibit(slug, module, cause=f"its evidence cannot be read: {_reason(error)}")
             kept = self._kept[slug] = key, exhibit

@@ -18,15 +18,19 @@ from assay.evidence.ledger import Ledger, Outcome
 from assay.evidence.runner import Ended, Plan, Started, TrialEnded, plan, run
 from assay.evidence.standing import cost, recorded_rows
 from assay.evidence.study import Study
+from assay.evidence.verdict_log import VerdictLog
 from assay.evidence.verdicts import Tally, Verdict
 from assay.evidence.workers import LocalWorkers
+from assay.papers import people, sources
+from assay.web import mailings
 from assay.web.checks import APPLICATION, EXECUTOR, QUEUE, VERSION, WORKFLOW, Controls, workflows_url
 
 NICENESS = 10
 
 
 class _Stopping(BaseException):
-    """The worker ends. Not an Exception: DBOS is to leave the check pending, for the next worker."""
+    """The worker ends, or somebody has cancelled the check. Not an Exception: DBOS is to leave the check as
+    it is, pending for the next worker or cancelled."""
 
 
 def work(*, sweep: bool = True) -> None:
@@ -50,11 +54,16 @@ class _Worker:
         self.engine = engine
         self.ledger = Ledger(engine)
         self.controls = Controls(engine)
+        self.log = VerdictLog(engine)
         self.stopping = stopping
         self.paused = self.controls.paused
         self.doing: str | None = None
         self.asked = threading.Event()
         """A check waits for the sweep to make way."""
+        self.check: str | None = None
+        """The workflow of the check that runs."""
+        self.cancelled: str | None = None
+        """The last workflow that was cancelled while it ran."""
         self.turn = threading.Lock()
         self.swept: set[str] = set()
         """The studies that have had their time in this process; what stayed undecided is not run again."""
@@ -81,7 +90,12 @@ class _Worker:
         def check(slug: str) -> str:
             return self._check(slug)
 
+        sources.register(DBOS, self.engine, self.stopping)
+        people.register(DBOS, self.engine, self.stopping)
+        mailing = mailings.register(DBOS, self.engine, self.stopping)
         DBOS.launch()
+        DBOS.apply_schedules([mailing])
+        DBOS.register_queue(sources.QUEUE, global_concurrency=1)
         DBOS.register_queue(QUEUE, global_concurrency=1, polling_interval_sec=0.5)
         _say("worker", "ready" if not self.paused else "paused")
         try:
@@ -96,11 +110,17 @@ class _Worker:
                 DBOS.destroy()
 
     def _watch(self) -> None:
-        """Read the pause button and give a sign of life."""
+        """Read the pause button, see whether the check is cancelled, and give a sign of life."""
+        from dbos import DBOS
+
         beats = 0
         while not self.stopping.is_set():
             try:
                 self.paused = self.controls.paused
+                if (check := self.check) is not None:
+                    status = DBOS.get_workflow_status(check)
+                    if status is not None and status.status == "CANCELLED":
+                        self.cancelled = check
                 if beats % 4 == 0:
                     self.controls.report(self.doing)
             except OperationalError:
@@ -123,25 +143,30 @@ class _Worker:
                 if study is None:
                     return "broken"
                 self._now(slug)
+                self.check = DBOS.workflow_id
+                self.swept.add(slug)  # a check that is cancelled is not for the sweep to go on with either
                 with closing(LocalWorkers(1)) as workers:
                     for experiment in study.experiments:
                         item = plan(study, experiment, studies.module_of(slug))
                         DBOS.run_step({"name": experiment.name}, self._step, item, workers)
-                self.swept.add(slug)
         finally:
+            self.check = None
             self.asked.clear()
             self._now(None)
         return "done"
 
     def _step(self, item: Plan, workers: LocalWorkers) -> str:
+        def cancelled() -> bool:
+            return self.cancelled is not None and self.cancelled == self.check
+
         spent = 0.0
         self.paused = self.controls.paused  # a pause just before the check holds it, read by then or not
         while True:
-            while self.paused and not self.stopping.is_set():
+            while self.paused and not self.stopping.is_set() and not cancelled():
                 self.stopping.wait(0.2)
-            if self.stopping.is_set():
+            if self.stopping.is_set() or cancelled():
                 raise _Stopping
-            reason, seconds = self._run(item, workers, spent, lambda: self.paused)
+            reason, seconds = self._run(item, workers, spent, lambda: self.paused or cancelled())
             spent += seconds
             if reason != "stopped":
                 return reason
@@ -212,6 +237,7 @@ class _Worker:
                     _say(item.study, f"{item.experiment.name}  broken  {last}")
             elif isinstance(event, Ended):
                 reason = event.reason
+        self.log.refresh(studies.load(item.study), studies.module_of(item.study))
         return reason, time.monotonic() - began
 
     def _now(self, slug: str | None) -> None:
