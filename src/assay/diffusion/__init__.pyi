@@ -1,3 +1,13 @@
+from .feynman_kac import CorrectorTerms as CorrectorTerms
+from .feynman_kac import FeynmanKacResult as FeynmanKacResult
+from .feynman_kac import FeynmanKacTarget as FeynmanKacTarget
+from .feynman_kac import GeometricTarget as GeometricTarget
+from .feynman_kac import RewardTilted as RewardTilted
+from .feynman_kac import annealed as annealed
+from .feynman_kac import guided as guided
+from .feynman_kac import product as product
+from .feynman_kac import sample_feynman_kac as sample_feynman_kac
+from .feynman_kac import systematic_resample as systematic_resample
 from .metrics import frechet_distance as frechet_distance
 from .metrics import sliced_wasserstein as sliced_wasserstein
 from .sde import AdaptedDenoiser as AdaptedDenoiser

@@ -155,7 +155,7 @@ def _file(message: EmailMessage, folder: Path) -> None:
     """Write the message into the folder: whole or not at all, and for the owner's eyes, as it may hold a
     link that signs somebody in."""
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(4)}.eml"
-    partial = folder / f".{name}"
+    partial = folder / f"{name}.partial"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
