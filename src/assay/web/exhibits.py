@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import threading
@@ -153,7 +154,8 @@ class Exhibits:
         if kept is None or kept[0] != key:
             try:
                 exhibit = Exhibit(slug, module, study, tuple(standings(self.ledger, study, module)))
-                self._log.update(slug, indexed(exhibit.claims))
+                with contextlib.suppress(sa.exc.OperationalError):  # a busy database: the next change tells
+                    self._log.update(slug, indexed(exhibit.claims))
             except Exception as error:
                 exhibit = Exhibit(slug, module, cause=f"its evidence cannot be read: {_reason(error)}")
             kept = self._kept[slug] = key, exhibit
