@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from assay.database import write
 from assay.papers import mail
-from assay.papers.lists import Lists
+from assay.papers.lists import FALLEN, Lists, verdict_changes, verdict_index
 from assay.papers.records import Paper, metadata, papers
 from assay.papers.selection import Selection
 
@@ -76,14 +76,6 @@ mailings = sa.Table(
     sa.Column("at", sa.Text, nullable=False),
 )
 
-_verdicts = sa.table("verdict_index", sa.column("study"), sa.column("kind"))
-_changes = sa.table(
-    "verdict_changes",
-    *map(
-        sa.column, ("id", "at", "study", "experiment", "claim", "before", "after", "yes", "answered", "scale")
-    ),
-)
-_FALLEN = ("holds", "fails")
 _KINDS = ("holds", "fails", "undecided", "broken", "stale")
 
 
@@ -252,8 +244,12 @@ class Digests:
         first, last = _text(since), _text(until)
         shown = replace(selection, sort=selection.sort or ("" if selection.q else "trending"))
         arrived = (papers.c.added_at >= first) & (papers.c.added_at < last)
-        fell = _changes.c.after.in_(_FALLEN) & (_changes.c.at >= first) & (_changes.c.at < last)
-        judged = papers.c.slug.in_(sa.select(_changes.c.study).where(fell))
+        fell = (
+            verdict_changes.c.after.in_(FALLEN)
+            & (verdict_changes.c.at >= first)
+            & (verdict_changes.c.at < last)
+        )
+        judged = papers.c.slug.in_(sa.select(verdict_changes.c.study).where(fell))
         new_ones, more_new = self._chosen(shown, arrived)
         judged_ones, more_judged = self._chosen(shown, judged & ~arrived)
         slugs = [paper.slug for paper in (*new_ones, *judged_ones) if paper.slug]
@@ -261,7 +257,9 @@ class Digests:
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         with self._engine.connect() as connection:
             for row in connection.execute(
-                sa.select(_changes).where(fell, _changes.c.study.in_(slugs)).order_by(_changes.c.id)
+                sa.select(verdict_changes)
+                .where(fell, verdict_changes.c.study.in_(slugs))
+                .order_by(verdict_changes.c.id)
             ):
                 # The last word on a claim counts, against what was said before the first.
                 key = row.experiment, row.claim
@@ -269,7 +267,7 @@ class Digests:
                 fallen[row.study][key] = Fallen(
                     row.experiment, row.claim, before, row.after, row.yes, row.answered, row.scale
                 )
-            for row in connection.execute(sa.select(_verdicts).where(_verdicts.c.study.in_(slugs))):
+            for row in connection.execute(sa.select(verdict_index).where(verdict_index.c.study.in_(slugs))):
                 counts[row.study][row.kind] += 1
 
         def entry(paper: Paper) -> Entry:

@@ -41,13 +41,21 @@ STEP = 10
 FOUND_AT_MOST = 500
 """How many papers a search finds."""
 
-_verdicts = sa.table("verdict_index", sa.column("study"), sa.column("kind"))
-_changes = sa.table("verdict_changes", sa.column("study"), sa.column("after"), sa.column("at"))
+FALLEN = ("holds", "fails")
+"""The kinds of a claim that are verdicts."""
+# The evidence's tables, by name alone: papers know of verdicts, and of no experiment.
+verdict_index = sa.table("verdict_index", *map(sa.column, ("study", "kind")))
+verdict_changes = sa.table(
+    "verdict_changes",
+    *map(
+        sa.column, ("id", "at", "study", "experiment", "claim", "before", "after", "yes", "answered", "scale")
+    ),
+)
+
 _EVER = datetime(2000, 1, 1, tzinfo=UTC)  # in cursors of lists that do not depend on time
 _KEPT = 20  # times of which the scores are kept, for those who walk through a trending list
 _COMMON = 2000  # papers with a keyword, from which on it is common
 _AT_ONCE = 500  # ids of one statement
-_FALLEN = ("holds", "fails")
 
 
 @dataclass(frozen=True)
@@ -218,8 +226,10 @@ def _conditions(connection: sa.Connection, selection: Selection) -> list[sa.Colu
         else:
             where.append(told.where(paper_keywords.c.paper_id == papers.c.id).correlate(papers).exists())
     if selection.verdict:
-        kinds = _FALLEN if selection.verdict == "any" else (selection.verdict,)
-        where.append(papers.c.slug.in_(sa.select(_verdicts.c.study).where(_verdicts.c.kind.in_(kinds))))
+        kinds = FALLEN if selection.verdict == "any" else (selection.verdict,)
+        where.append(
+            papers.c.slug.in_(sa.select(verdict_index.c.study).where(verdict_index.c.kind.in_(kinds)))
+        )
     if period := selection.period:
         # Listed again later, a paper keeps its place in the earlier day's list.
         told = sa.select(provenances.c.paper_id).where(provenances.c.listed.between(*period))
@@ -265,14 +275,14 @@ def _score(connection: sa.Connection, as_of: datetime) -> dict[int, float]:
         (
             WEIGHTS["verdict"],
             papers.c.id,
-            _changes.c.at,
-            [papers.c.slug == _changes.c.study, _changes.c.after.in_(_FALLEN)],
+            verdict_changes.c.at,
+            [papers.c.slug == verdict_changes.c.study, verdict_changes.c.after.in_(FALLEN)],
         ),
     ):
         hour = sa.func.substr(at, 1, 13)
         counted = sa.select(paper_id, hour, sa.func.count()).where(*conditions, at >= since, at < until)
         for found, hour_text, count in connection.execute(counted.group_by(paper_id, hour)):
-            much = math.log2(1 + count) if at is _changes.c.at else count
+            much = math.log2(1 + count) if at is verdict_changes.c.at else count
             parts[found].append(weight * much * _left(datetime.fromisoformat(hour_text), as_of))
     fresh = sa.select(papers.c.id, papers.c.day, papers.c.votes_elsewhere)
     for found, day, elsewhere in connection.execute(fresh.where(papers.c.day >= _first_day(as_of))):
