@@ -23,7 +23,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from assay.diffusion.sde import Denoiser, NoiseSchedule, _check_choice, _checked_timesteps
+from assay.diffusion.sde import Denoiser, NoiseSchedule, check_choice, checked_timesteps
 
 Noise = Literal["target", "tempered"]
 Resampling = Literal["systematic", "none"]
@@ -170,7 +170,7 @@ def annealed(denoiser: Denoiser, beta: float, *, noise: Noise = "target") -> Geo
     >>> round(result.x.var().item(), 1)
     0.5
     """
-    _check_choice("noise", noise, get_args(Noise))
+    check_choice("noise", noise, get_args(Noise))
     if not 0 < beta < math.inf:
         raise ValueError(f"beta is to be positive, got {beta}")
     return GeometricTarget([denoiser], [beta], noise_scale=1.0 if noise == "target" else beta**-0.5)
@@ -396,7 +396,7 @@ def sample_feynman_kac(
     >>> round(result.x.mean().item(), 1), round(result.x.var().item(), 1)
     (0.5, 0.5)
     """
-    _check_choice("resampling", resampling, get_args(Resampling))
+    check_choice("resampling", resampling, get_args(Resampling))
     if not 0 <= ess_threshold <= 1:
         raise ValueError(f"ess_threshold is to lie in [0, 1], got {ess_threshold}")
     if weight_clip is not None and not weight_clip > 0:
@@ -406,7 +406,7 @@ def sample_feynman_kac(
         raise ValueError(f"active_interval is to be (low, high), got {active_interval}")
     if x.ndim < 2 or not len(x):
         raise ValueError(f"x is to have shape (K, *event) with K of 1 or more, got {tuple(x.shape)}")
-    times = _checked_timesteps(timesteps)
+    times = checked_timesteps(timesteps)
     sigmas = target.schedule.sigma(torch.tensor(times, dtype=torch.float64)).tolist()
     log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     log_normalizer, n_resamplings, exact = 0.0, 0, weight_clip is None

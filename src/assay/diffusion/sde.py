@@ -65,7 +65,7 @@ class NoiseSchedule(ABC):
 
         Raises ValueError for num_steps < 1.
         """
-        _at_least("num_steps", num_steps, 1)
+        check_at_least("num_steps", num_steps, 1)
         return torch.linspace(self.t_max, self.t_min, num_steps + 1, dtype=torch.float64)
 
     def sample_times(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -75,7 +75,7 @@ class NoiseSchedule(ABC):
 
     def perturb(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
         """``alpha(t) x0 + sigma(t) noise``, both (B, *event)."""
-        alpha, sigma = _levels(self, x0, t)
+        alpha, sigma = noise_levels(self, x0, t)
         return alpha * x0 + sigma * noise
 
     def sample_prior(
@@ -112,7 +112,7 @@ class VPSchedule(NoiseSchedule):
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max < math.inf:
             raise ValueError(f"0 < beta_min <= beta_max is to hold, got {self.beta_min} and {self.beta_max}")
-        _check_times(self.t_min, self.t_max)
+        check_times(self.t_min, self.t_max)
 
     def _beta(self, t: Tensor) -> Tensor:
         return self.beta_min + (self.beta_max - self.beta_min) * t / self.t_max
@@ -121,16 +121,16 @@ class VPSchedule(NoiseSchedule):
         return self.beta_min * t + (self.beta_max - self.beta_min) * t.square() / (2 * self.t_max)
 
     def alpha(self, t: Time) -> Tensor:
-        return torch.exp(-self._integral(_tensor(t)) / 2)
+        return torch.exp(-self._integral(time_tensor(t)) / 2)
 
     def sigma(self, t: Time) -> Tensor:
-        return torch.sqrt(-torch.expm1(-self._integral(_tensor(t))))
+        return torch.sqrt(-torch.expm1(-self._integral(time_tensor(t))))
 
     def drift_coefficient(self, t: Time) -> Tensor:
-        return -self._beta(_tensor(t)) / 2
+        return -self._beta(time_tensor(t)) / 2
 
     def diffusion(self, t: Time) -> Tensor:
-        return self._beta(_tensor(t)).sqrt()
+        return self._beta(time_tensor(t)).sqrt()
 
 
 @dataclass(frozen=True)
@@ -152,16 +152,16 @@ class VESchedule(NoiseSchedule):
 
     def __post_init__(self) -> None:
         _check_sigmas(self.sigma_min, self.sigma_max)
-        _check_times(self.t_min, self.t_max)
+        check_times(self.t_min, self.t_max)
 
     def alpha(self, t: Time) -> Tensor:
-        return torch.ones_like(_tensor(t))
+        return torch.ones_like(time_tensor(t))
 
     def sigma(self, t: Time) -> Tensor:
-        return self.sigma_min * torch.exp(_tensor(t) * math.log(self.sigma_max / self.sigma_min))
+        return self.sigma_min * torch.exp(time_tensor(t) * math.log(self.sigma_max / self.sigma_min))
 
     def drift_coefficient(self, t: Time) -> Tensor:
-        return torch.zeros_like(_tensor(t))
+        return torch.zeros_like(time_tensor(t))
 
     def diffusion(self, t: Time) -> Tensor:
         return self.sigma(t) * math.sqrt(2 * math.log(self.sigma_max / self.sigma_min))
@@ -201,19 +201,19 @@ class EDMSchedule(NoiseSchedule):
         return self.sigma_max
 
     def alpha(self, t: Time) -> Tensor:
-        return torch.ones_like(_tensor(t))
+        return torch.ones_like(time_tensor(t))
 
     def sigma(self, t: Time) -> Tensor:
-        return _tensor(t)
+        return time_tensor(t)
 
     def drift_coefficient(self, t: Time) -> Tensor:
-        return torch.zeros_like(_tensor(t))
+        return torch.zeros_like(time_tensor(t))
 
     def diffusion(self, t: Time) -> Tensor:
-        return torch.sqrt(2 * _tensor(t))
+        return torch.sqrt(2 * time_tensor(t))
 
     def timesteps(self, num_steps: int) -> Tensor:
-        _at_least("num_steps", num_steps, 1)
+        check_at_least("num_steps", num_steps, 1)
         ends = (self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho))
         levels = torch.linspace(*ends, num_steps, dtype=torch.float64) ** self.rho
         levels[0] = self.sigma_max  # the power rounds, and t_max is to be hit exactly
@@ -243,7 +243,7 @@ class Denoiser(nn.Module):
 
     def score(self, x: Tensor, t: Time) -> Tensor:
         """The gradient of the log density of x_t, ``(alpha D - x) / sigma^2``, in the shape of x."""
-        alpha, sigma = _levels(self.schedule, x, t)
+        alpha, sigma = noise_levels(self.schedule, x, t)
         score: Tensor = (alpha * self(x, t) - x) / sigma.square()
         return score
 
@@ -276,7 +276,7 @@ class AdaptedDenoiser(Denoiser):
         timestep: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(schedule)
-        _check_choice("prediction", prediction, get_args(Prediction))
+        check_choice("prediction", prediction, get_args(Prediction))
         self.network = network
         self.prediction = prediction
         self.timestep = timestep or self._numbered
@@ -285,8 +285,8 @@ class AdaptedDenoiser(Denoiser):
         return 1000 * t / self.schedule.t_max - 1
 
     def forward(self, x: Tensor, t: Time) -> Tensor:
-        alpha, sigma = _levels(self.schedule, x, t)
-        times = _tensor(t).to(x).expand(len(x))
+        alpha, sigma = noise_levels(self.schedule, x, t)
+        times = time_tensor(t).to(x).expand(len(x))
         predicted = self.network(x, self.timestep(times))
         predicted = getattr(predicted, "sample", predicted)
         match self.prediction:
@@ -394,7 +394,7 @@ class GaussianMixtureDenoiser(Denoiser):
         points = x.reshape(len(x), -1)
         if points.shape[1] != self.dim:
             raise ValueError(f"x is to have {self.dim} numbers a point, got shape {tuple(x.shape)}")
-        alpha, sigma = _levels(self.schedule, points, t)
+        alpha, sigma = noise_levels(self.schedule, points, t)
         bases = self._bases.to(x.dtype)
         centres = self.means.to(x.dtype)[:, None] @ bases
         rotated = points @ bases - alpha * centres
@@ -421,7 +421,7 @@ class _Preconditioned(Denoiser):
         raise NotImplementedError
 
     def forward(self, x: Tensor, t: Time) -> Tensor:
-        alpha, sigma = _levels(self.schedule, x, t)
+        alpha, sigma = noise_levels(self.schedule, x, t)
         x_hat, s_hat = x / alpha, sigma / alpha
         total = s_hat.square() + self.sigma_data**2
         noise = s_hat.clamp_min(_SMALLEST_NOISE).log().flatten() / 4
@@ -474,7 +474,7 @@ class MLPDenoiser(_Preconditioned):
     ) -> None:
         super().__init__(schedule, sigma_data)
         for name, value in (("dim", dim), ("width", width), ("depth", depth)):
-            _at_least(name, value, 1)
+            check_at_least(name, value, 1)
         self.dim = dim
         self.noise_features = _NoiseFeatures()
         self.first = nn.Linear(dim + _NoiseFeatures.width, width)
@@ -560,7 +560,7 @@ class UNetDenoiser(_Preconditioned):
     ) -> None:
         super().__init__(schedule, sigma_data)
         for name, value in (("channels", channels), ("width", width), ("levels", levels)):
-            _at_least(name, value, 1)
+            check_at_least(name, value, 1)
         self.channels, self.levels = channels, levels
         embedding = 4 * width
         self.noise_embedding = nn.Sequential(
@@ -635,11 +635,11 @@ def denoising_loss(
     >>> denoising_loss(model, x0, 1.0, torch.ones(3, 2), weighting="denoiser").tolist()
     [0.25, 0.25, 0.25]
     """
-    _check_choice("weighting", weighting, get_args(Weighting))
+    check_choice("weighting", weighting, get_args(Weighting))
     if noise.shape != x0.shape:
         raise ValueError(f"noise is to have the shape of x0, {tuple(x0.shape)}, got {tuple(noise.shape)}")
     schedule = model.schedule
-    alpha, sigma = (level.flatten() for level in _levels(schedule, x0, t))
+    alpha, sigma = (level.flatten() for level in noise_levels(schedule, x0, t))
     match weighting:
         case "denoiser":
             weight = torch.ones_like(alpha)
@@ -652,7 +652,7 @@ def denoising_loss(
             s_hat = sigma / alpha
             weight = (s_hat.square() + sigma_data**2) / (s_hat * sigma_data).square()
         case _:
-            g = _per_sample(schedule.diffusion(t), x0).flatten()
+            g = per_sample(schedule.diffusion(t), x0).flatten()
             weight = (g * alpha / sigma.square()).square()
     errors: Tensor = model(schedule.perturb(x0, t, noise), t) - x0
     return weight * errors.square().flatten(1).mean(1)
@@ -694,7 +694,7 @@ def fit_denoiser(
     20
     """
     for name, value in (("n_steps", n_steps), ("batch_size", batch_size), ("the length of data", len(data))):
-        _at_least(name, value, 1)
+        check_at_least(name, value, 1)
     if not 0 <= ema_decay < 1:
         raise ValueError(f"ema_decay is to be from 0 to below 1, got {ema_decay}")
     if not learning_rate > 0:
@@ -706,7 +706,7 @@ def fit_denoiser(
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
     decay_of_rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     losses = []
-    for step in _shown(range(n_steps), "training", progress):
+    for step in with_progress(range(n_steps), "training", progress):
         rows = torch.randint(len(data), (batch_size,), generator=generator, device=data.device)
         times = model.schedule.sample_times(batch_size, generator=generator).to(data)
         x0 = data[rows]
@@ -773,13 +773,13 @@ def solve_ode(
     >>> solve_ode(data, x, schedule.timesteps(18)).x.abs().flatten().tolist()
     [2.0, 2.0, 2.0, 2.0, 2.0]
     """
-    _check_choice("method", method, get_args(OdeMethod))
-    times = _checked_timesteps(timesteps)
+    check_choice("method", method, get_args(OdeMethod))
+    times = checked_timesteps(timesteps)
     alphas, sigmas = _grid(denoiser.schedule, times)
     path = [x] if return_trajectory else None
     n_evaluations = 0
     earlier: tuple[Tensor, float] | None = None
-    for i in _shown(range(len(times) - 1), "sampling", progress):
+    for i in with_progress(range(len(times) - 1), "sampling", progress):
         a0, a1, s0, s1 = alphas[i], alphas[i + 1], sigmas[i], sigmas[i + 1]
         clean = denoiser(x, x.new_tensor(times[i]))
         n_evaluations += 1
@@ -835,13 +835,13 @@ def solve_sde(
     """
     if not 0 <= noise_scale < math.inf:
         raise ValueError(f"noise_scale is to be 0 or more, got {noise_scale}")
-    times = _checked_timesteps(timesteps)
+    times = checked_timesteps(timesteps)
     schedule = denoiser.schedule
     grid = torch.tensor(times, dtype=torch.float64)
     drifts, squares = schedule.drift_coefficient(grid).tolist(), schedule.diffusion(grid).square().tolist()
     sigmas = schedule.sigma(grid).tolist()
     path = [x] if return_trajectory else None
-    for i in _shown(range(len(times) - 1), "sampling", progress):
+    for i in with_progress(range(len(times) - 1), "sampling", progress):
         step = times[i] - times[i + 1]
         pull = (1 + noise_scale**2) / 2 * squares[i]
         x = x - step * (drifts[i] * x - pull * denoiser.score(x, x.new_tensor(times[i])))
@@ -853,10 +853,11 @@ def solve_sde(
     return SamplerResult(x, len(times) - 1, None if path is None else torch.stack(path))
 
 
-# ---------------------------------------------------------------------- shapes and checks
+# ---------------------------------------------------------------------- for the modules of the field
 
 
-def _tensor(t: Time) -> Tensor:
+def time_tensor(t: Time) -> Tensor:
+    """The time as a tensor: itself, or a float as a 0-d one in float64."""
     return t if isinstance(t, Tensor) else torch.tensor(float(t), dtype=torch.float64)
 
 
@@ -864,12 +865,13 @@ def _device(generator: torch.Generator | None) -> torch.device | None:
     return None if generator is None else generator.device
 
 
-def _levels(schedule: NoiseSchedule, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+def noise_levels(schedule: NoiseSchedule, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
     """alpha and sigma in the dtype of x, of a shape that goes with it."""
-    return _per_sample(schedule.alpha(t), x), _per_sample(schedule.sigma(t), x)
+    return per_sample(schedule.alpha(t), x), per_sample(schedule.sigma(t), x)
 
 
-def _per_sample(value: Tensor, x: Tensor) -> Tensor:
+def per_sample(value: Tensor, x: Tensor) -> Tensor:
+    """A number, or one for each of x, in the dtype of x and of a shape that goes with it."""
     # The cast comes last: times in float64 would otherwise turn a float32 model's data into float64.
     value = value.to(x)
     if value.ndim == 0:
@@ -884,7 +886,8 @@ def _grid(schedule: NoiseSchedule, times: Sequence[float]) -> tuple[list[float],
     return schedule.alpha(grid).tolist(), schedule.sigma(grid).tolist()
 
 
-def _shown(steps: range, what: str, progress: bool) -> Iterable[int]:
+def with_progress(steps: range, what: str, progress: bool) -> Iterable[int]:
+    """The steps, with a bar on the terminal where that is asked for."""
     if not progress:
         return steps
     from rich.progress import track
@@ -892,7 +895,8 @@ def _shown(steps: range, what: str, progress: bool) -> Iterable[int]:
     return track(steps, what)
 
 
-def _checked_timesteps(timesteps: Tensor) -> list[float]:
+def checked_timesteps(timesteps: Tensor) -> list[float]:
+    """The times as floats; ValueError unless they are two or more and fall strictly."""
     times = torch.as_tensor(timesteps, dtype=torch.float64)
     if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0).all():
         raise ValueError(
@@ -903,17 +907,20 @@ def _checked_timesteps(timesteps: Tensor) -> list[float]:
     return listed
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Raises ValueError for a number below the least."""
     if value < least:
         raise ValueError(f"{name} is to be {least} or more, got {value}")
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError for a value that is none of the choices."""
     if value not in choices:
         raise ValueError(f"{name} is to be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def _check_times(t_min: float, t_max: float) -> None:
+def check_times(t_min: float, t_max: float) -> None:
+    """Raises ValueError unless the times are the first and the last of a schedule."""
     if not 0 <= t_min < t_max < math.inf:
         raise ValueError(f"0 <= t_min < t_max is to hold, got {t_min} and {t_max}")
 
