@@ -1,10 +1,16 @@
 """Lists and search of the page with many papers: milliseconds of each request, with readers at once.
 
     python benchmarks/bench_page.py [--papers 100000] [--readers 8] [--requests 200] [--folder FOLDER]
+                                    [--arxiv-sanity-lite CHECKOUT]
 
 Generated papers of five years in an SQLite database, a tenth of them with votes or comments; the real server
 in a process of its own, and each reader on a connection that stays open. "usual" are the 25 lists that
 readers open most; "mixed" and "search" ask for another address every time, so that no kept answer serves.
+
+With a checkout of https://github.com/karpathy/arxiv-sanity-lite its server is given the same papers, started
+as its README says, and asked for its lists by time and the same searches; the last lines are how many times
+its requests a second ours answers. It shows 25 papers a page, ours 50. Take --papers 20000 for that: it reads
+all of them for every request.
 """
 
 from __future__ import annotations
@@ -21,7 +27,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlencode
@@ -152,16 +159,58 @@ def usual_addresses(draw: random.Random) -> Iterator[str]:
         yield draw.choice(usual)
 
 
-def measure(port: int, kind: object, readers: int, requests: int) -> tuple[list[float], float]:
-    """Seconds of every request, and requests a second, after ten of each reader that do not count."""
+def sanity_addresses(draw: random.Random) -> Iterator[str]:
+    """The lists of arxiv-sanity-lite: the papers by time, of some last days or all, page by page."""
+    while True:
+        days, page = draw.choice(("", "1", "7", "30")), draw.randint(1, 20)
+        yield f"/?{urlencode({'rank': 'time', 'time_filter': days, 'page_number': page})}"
+
+
+def fill_sanity(folder: Path, count: int) -> None:
+    """The same generated papers where arxiv-sanity-lite keeps its own, as its daemon stores them."""
+    from sqlitedict import SqliteDict
+
+    (folder / "data").mkdir(exist_ok=True)
+    sys.path.insert(0, str(folder))
+    from aslite.db import CompressedSqliteDict
+
+    file = str(folder / "data" / "papers.db")
+    held = CompressedSqliteDict(file, tablename="papers", flag="n")
+    when = SqliteDict(file, tablename="metas", flag="c")
+    for number, paper in enumerate(generated(count)):
+        key, day = f"{number // 100_000 + 1000:04}.{number % 100_000:05}", paper["day"]
+        seconds = datetime(day.year, day.month, day.day).timestamp()
+        held[key] = {
+            "_id": key,
+            "_time": seconds,
+            "_time_str": f"{day:%b %d %Y}",
+            "title": paper["title"],
+            "summary": paper["abstract"],
+            "authors": [{"name": name} for name in json.loads(paper["author_names"])],
+            "tags": [{"term": term} for term in json.loads(paper["categories"])],
+        }
+        when[key] = {"_time": seconds}
+    for table in (held, when):
+        table.commit()
+        table.close()
+
+
+def measure(
+    port: int,
+    kind: Callable[[random.Random], Iterator[str]],
+    readers: int,
+    requests: int,
+    warm: int = 10,
+) -> tuple[list[float], float]:
+    """Seconds of every request, and requests a second, after `warm` of each reader that do not count."""
     took: list[float] = []
     barrier = threading.Barrier(readers + 1)
 
     def read(seed: int) -> None:
-        addresses = kind(random.Random(seed))  # type: ignore[operator]
+        addresses = kind(random.Random(seed))
         connection = http.client.HTTPConnection("127.0.0.1", port)
-        for number in range(requests + 10):
-            if number == 10:
+        for number in range(requests + warm):
+            if number == warm:
                 barrier.wait()
             began = time.perf_counter()
             connection.request("GET", next(addresses))
@@ -169,7 +218,7 @@ def measure(port: int, kind: object, readers: int, requests: int) -> tuple[list[
             answer.read()
             if answer.status != 200:
                 raise RuntimeError(f"status {answer.status}")
-            if number >= 10:
+            if number >= warm:
                 took.append(time.perf_counter() - began)
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(readers)]
@@ -183,11 +232,14 @@ def measure(port: int, kind: object, readers: int, requests: int) -> tuple[list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--papers", type=int, default=100_000)
     parser.add_argument("--readers", type=int, default=8)
     parser.add_argument("--requests", type=int, default=200, help="of each reader")
     parser.add_argument("--folder", type=Path, help="where the database is made, or is from an earlier run")
+    parser.add_argument("--arxiv-sanity-lite", type=Path, metavar="CHECKOUT", help="measure that as well")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         database = (chosen.folder or Path(temporary)) / "assay.sqlite"
@@ -199,36 +251,67 @@ def main() -> None:
             print(f"{chosen.papers} papers made in {time.perf_counter() - began:.0f} s")
         began = time.perf_counter()
         print(f"{Search(engine).refresh()} papers indexed in {time.perf_counter() - began:.0f} s")
-        kinds = {"usual": usual_addresses, "mixed": list_addresses, "search": search_addresses}
         engine.dispose()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        server = subprocess.Popen(
-            [sys.executable, "-m", "assay.cli", "serve", "--port", str(port)],
-            env=os.environ
-            | {"ASSAY_DATABASE_URL": f"sqlite:///{database}", "ASSAY_SEARCH_LIMIT": "1000000/minute"},
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            wait_for(port)
-            for name, kind in kinds.items():
+        ours = {}
+        settings = {
+            "ASSAY_DATABASE_URL": f"sqlite:///{database}",
+            "ASSAY_SEARCH_LIMIT": "1000000/minute",
+        }
+        with serving([sys.executable, "-m", "assay.cli", "serve", "--port"], **settings) as port:
+            # All studies are imported, and the vectors are in memory.
+            wait_for(port, *(f"/papers/{slug}" for slug in studies.slugs()), "/?q=warm")
+            for name, kind in {
+                "usual": usual_addresses,
+                "mixed": list_addresses,
+                "search": search_addresses,
+            }.items():
                 for readers in (1, chosen.readers):
-                    took, rate = measure(port, kind, readers, chosen.requests)
-                    slow = took[-max(1, len(took) // 20)]
-                    print(
-                        f"{name:<7} {readers} at once  median {1000 * statistics.median(took):6.1f} ms   "
-                        f"95 % {1000 * slow:6.1f} ms   {rate:6.0f} requests/s"
-                    )
-        finally:
-            server.terminate()
-            server.wait()
+                    ours[name] = told(name, readers, *measure(port, kind, readers, chosen.requests))
+    if chosen.arxiv_sanity_lite:
+        fill_sanity(chosen.arxiv_sanity_lite, chosen.papers)
+        command = [sys.executable, "-m", "flask", "--app", "serve", "run", "--port"]
+        with serving(command, folder=chosen.arxiv_sanity_lite) as port:
+            wait_for(port, "/about")
+            for name, kind in {"mixed": sanity_addresses, "search": search_addresses}.items():
+                requests = max(1, chosen.requests // (10 if name == "mixed" else 50))
+                rate = told(name, chosen.readers, *measure(port, kind, chosen.readers, requests, warm=1))
+                print(f"{name}: {ours[name] / rate:.0f} times the requests a second of arxiv-sanity-lite")
 
 
-def wait_for(port: int) -> None:
-    """Until the server answers, has imported the studies and holds the vectors in memory."""
+def told(name: str, readers: int, took: list[float], rate: float) -> float:
+    """Says what was measured; gives the requests a second."""
+    slow = took[-max(1, len(took) // 20)]
+    print(
+        f"{name:<7} {readers} at once  median {1000 * statistics.median(took):6.1f} ms   "
+        f"95 % {1000 * slow:6.1f} ms   {rate:6.0f} requests/s"
+    )
+    return rate
+
+
+@contextmanager
+def serving(command: list[str], folder: Path | None = None, **settings: str) -> Iterator[int]:
+    """The server, and the port that it listens at, which is the last word of its command."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [*command, str(port)],
+        cwd=folder,
+        env=os.environ | settings,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if folder else None,  # Flask's development server tells of every request
+    )
+    try:
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_for(port: int, *paths: str) -> None:
+    """Until the server has answered all of these."""
     ends = time.monotonic() + 120
-    for path in (*(f"/papers/{slug}" for slug in studies.slugs()), "/?q=warm"):
+    for path in paths:
         while True:
             try:
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)

@@ -6,10 +6,12 @@ folder. What the tables hold is the business of `assay.evidence.ledger` and `ass
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +20,9 @@ NEWEST_REVISION = "0006"
 """The revision that `open_database` brings a database to; the newest one in `assay/migrations/versions`."""
 
 _LOCK = 0x_A55A_0001  # an advisory lock of PostgreSQL, held while migrations run
+
+
+_MAPPED = 2**30  # bytes of an SQLite file that are read without being copied: a third of the time of a list
 
 
 class DatabaseError(RuntimeError):
@@ -79,6 +84,20 @@ def write(engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection
 
 
+def among(
+    connection: sa.Connection, column: sa.ColumnElement[int], ids: Iterable[int]
+) -> sa.ColumnElement[bool]:
+    """That the column is one of the ids, of which there may be any number.
+
+    They travel as one value; of 500, each of which `in_` makes a parameter, that halves the time.
+    """
+    if connection.dialect.name == "postgresql":
+        return column == sa.any_(sa.literal(list(ids), sa.ARRAY(sa.Integer)))
+    each = sa.func.json_each(json.dumps(list(ids))).table_valued("value")
+    chosen: sa.Select[Any] = sa.select(each.c.value)
+    return column.in_(chosen)
+
+
 def _sqlite(url: sa.URL) -> sa.Engine:
     assert url.database is not None
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +111,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute(f"PRAGMA mmap_size = {_MAPPED}")
         cursor.close()
 
     @sa.event.listens_for(engine, "begin")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -262,3 +263,20 @@ def test_imports_at_once_double_nothing(either_engine):
         assert sorted(int(new) for new in pool.map(run, range(2))) == [0, 30]
     assert len(Papers(either_engine).list()) == len(catalogue()) + 30
     assert len(contents(either_engine)["provenances"]) == len(catalogue()) + 30
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "line"),
+    [
+        (["A. One"], None, "A. One"),
+        (["A. One", "B. Two", "C. Three", "D. Four"], None, "A. One, B. Two, C. Three and 1 more"),
+        (["A. One"], 5, "A. One and 4 more"),  # a source may name fewer than it counts
+        ([], 1, "1 author"),
+        ([], 7, "7 authors"),
+        ([], None, ""),
+    ],
+)
+def test_the_line_of_authors(papers, names, count, line):
+    papers.load_catalogue()
+    paper = dataclasses.replace(papers.find("colide"), author_names=tuple(names), authors=count)
+    assert paper.byline == line

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from assay.cli import app
@@ -24,8 +26,10 @@ from assay.papers import Papers, catalogue
 from assay.papers import embedding as embeddings
 from assay.papers import search as searching
 from assay.papers.embedding import StaticEmbedding, embedding
+from assay.papers.lists import Lists
 from assay.papers.records import papers
 from assay.papers.search import Search
+from assay.papers.selection import Selection
 
 RETRIEVAL = Path(__file__).with_name("retrieval.toml")
 
@@ -178,8 +182,9 @@ def test_every_change_is_taken_in_whoever_makes_it(
     assert search.rank('"bandits"') == []
     with write(either_engine) as connection:
         connection.execute(sa.delete(papers).where(papers.c.id == paper))
-    assert paper not in search.rank("glaciers")  # at once, even before the index knows
     assert paper not in search.similar(other)
+    found = Lists(either_engine).page(Selection(q="glaciers")).papers
+    assert paper not in [one.id for one in found]  # at once, even before the index knows
     assert search.refresh() == 1
     with either_engine.connect() as connection:
         assert connection.scalars(sa.select(searching.vectors.c.paper_id)).all() == [other]
@@ -378,3 +383,11 @@ def test_the_command_finds_and_compares_papers() -> None:
     answer = CliRunner().invoke(app, ["papers", "similar", "gui-g1", "--limit", "1"])
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.split()[0] == "gui_g2"
+
+
+@given(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 12))
+def test_the_first_of_a_ranking_are_those_of_the_whole(nearness: list[int], limit: int) -> None:
+    ids = np.arange(len(nearness), dtype=np.int64)
+    ranking = searching._Ranking(ids, np.array(nearness, np.float32))
+    whole = sorted(range(len(nearness)), key=lambda one: (-nearness[one], one))
+    assert ranking.first(limit) == whole[:limit]

@@ -28,6 +28,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import sqlalchemy as sa
 
+from assay.database import among
 from assay.papers import people
 from assay.papers.records import Paper, paper_keywords, papers, provenances, read
 from assay.papers.search import Search
@@ -55,7 +56,7 @@ verdict_changes = sa.table(
 _EVER = datetime(2000, 1, 1, tzinfo=UTC)  # in cursors of lists that do not depend on time
 _KEPT = 20  # times of which the scores are kept, for those who walk through a trending list
 _COMMON = 2000  # papers with a keyword, from which on it is common
-_AT_ONCE = 500  # ids of one statement
+_AT_ONCE = 500  # papers looked at together
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,10 @@ class Lists:
             if selection.q:
                 fits = sa.and_(*where) if where else None
                 found = self._search.rank(selection.q, where=fits, limit=FOUND_AT_MOST)
-                where = [papers.c.id.in_(found)]
+                where = [among(connection, papers.c.id, found)]
             if selection.order == "relevance":
                 assert found is not None
-                places = _ranked(found, cursor)
+                places = _ranked(found, cursor, wanted)
             elif selection.order == "trending":
                 scores = self._scores(connection, as_of)
                 places = _trending(
@@ -161,15 +162,17 @@ class Lists:
 
     def attention(self, ids: Sequence[int]) -> dict[int, tuple[int, int]]:
         """The votes and the comments on this page of those of the papers that have any."""
-        found: dict[int, tuple[int, int]] = {}
+        counts: dict[int, list[int]] = {}
         with self._engine.connect() as connection:
-            for place, table in enumerate((people.votes, people.comments)):
-                own = table.c.paper_id
-                counted = sa.select(own, sa.func.count()).where(own.in_(ids)).group_by(own)
-                for paper_id, count in connection.execute(counted):
-                    both = found.get(paper_id, (0, 0))
-                    found[paper_id] = (count, both[1]) if place == 0 else (both[0], count)
-        return found
+            counted = [
+                sa.select(sa.literal(place), table.c.paper_id, sa.func.count())
+                .where(among(connection, table.c.paper_id, ids))
+                .group_by(table.c.paper_id)
+                for place, table in enumerate((people.votes, people.comments))
+            ]
+            for place, paper_id, count in connection.execute(sa.union_all(*counted)).all():
+                counts.setdefault(paper_id, [0, 0])[place] = count
+        return {paper_id: (votes, comments) for paper_id, (votes, comments) in counts.items()}
 
     def fields(self) -> dict[str, int]:
         """How many papers each field has."""
@@ -323,7 +326,8 @@ def _trending(
         for some in (left[start : start + _AT_ONCE] for start in range(0, len(left), _AT_ONCE)):
             if len(found) >= limit:
                 break
-            fitting = set(connection.scalars(sa.select(papers.c.id).where(papers.c.id.in_(some), *where)))
+            fits = among(connection, papers.c.id, some)
+            fitting = set(connection.scalars(sa.select(papers.c.id).where(fits, *where)))
             found += [_Place(scores[one], date.min, one) for one in some if one in fitting]
     # Behind every paper of the window; or behind the cursor, where that is among the papers by date.
     behind = (first, 0) if cursor is None or cursor.score > 0 else (cursor.day, cursor.id)
@@ -347,9 +351,10 @@ def _left(at: datetime, as_of: datetime) -> float:
     return math.exp2(-(age / HALF_LIFE))
 
 
-def _ranked(found: Sequence[int], cursor: _Cursor | None) -> list[_Place]:
+def _ranked(found: Sequence[int], cursor: _Cursor | None, limit: int) -> list[_Place]:
     """The papers of a search behind the cursor: behind its paper or, if that is gone, behind its place."""
     start = 0
     if cursor is not None:
         start = found.index(cursor.id) + 1 if cursor.id in found else int(min(len(found), 1 - cursor.score))
-    return [_Place(-float(place), date.min, found[place]) for place in range(start, len(found))]
+    places = range(start, len(found))[:limit]
+    return [_Place(-float(place), date.min, found[place]) for place in places]

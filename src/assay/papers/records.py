@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from assay.database import write
+from assay.database import among, write
 from assay.papers.catalogue import FIELDS, CatalogueEntry, catalogue
 from assay.papers.identity import arxiv_id, title_key
 from assay.papers.saved_page import PageEntry, SavedPage
@@ -159,6 +159,14 @@ class Paper:
     """When the record was made, ISO date and time in UTC."""
     outside_ids: tuple[tuple[str, str], ...]
     """Kind (arxiv, doi, url) and value of every outside id."""
+
+    @property
+    def byline(self) -> str:
+        """The first three authors and how many more; without names, how many; empty where nobody has told."""
+        names, count = self.author_names[:3], self.authors or len(self.author_names)
+        if not names:
+            return f"{count} author{'s' * (count > 1)}" if count else ""
+        return ", ".join(names) + (f" and {count - len(names)} more" if count > len(names) else "")
 
     def as_json(self) -> dict[str, Any]:
         """The paper as an object of JSON: days in ISO form, outside ids as lists by kind."""
@@ -316,15 +324,14 @@ class Papers:
 
 def read(connection: sa.Connection, ids: Sequence[int]) -> list[Paper]:
     """The papers with these ids, in this order; ids that no paper has are left out."""
-    rows: dict[int, Mapping[str, Any]] = {}
+    known = connection.execute(sa.select(papers).where(among(connection, papers.c.id, ids))).all()
+    rows = {row.id: dict(zip(_NOTHING, row, strict=True)) for row in known}
     outside: dict[int, list[tuple[str, str]]] = {}
-    for start in range(0, len(ids), _AT_ONCE):
-        some = ids[start : start + _AT_ONCE]
-        for row in connection.execute(sa.select(papers).where(papers.c.id.in_(some))).mappings():
-            rows[row["id"]] = dict(row)
-        held = sa.select(paper_ids).where(paper_ids.c.paper_id.in_(some), paper_ids.c.kind != _TITLE)
-        for kind, value, paper_id in connection.execute(held):
-            outside.setdefault(paper_id, []).append((kind, value))
+    held = sa.select(paper_ids).where(
+        among(connection, paper_ids.c.paper_id, ids), paper_ids.c.kind != _TITLE
+    )
+    for kind, value, paper_id in connection.execute(held).all():
+        outside.setdefault(paper_id, []).append((kind, value))
     return [_paper(rows[paper_id], outside.get(paper_id, [])) for paper_id in ids if paper_id in rows]
 
 
@@ -661,8 +668,9 @@ def _row(connection: sa.Connection, paper_id: int) -> Mapping[str, Any]:
 
 def _paper(row: Mapping[str, Any], ids: Sequence[tuple[str, str]]) -> Paper:
     outside = tuple(sorted((kind, value) for kind, value in ids if kind != _TITLE))
-    known = {name: value for name, value in row.items() if name != "abstract_source"}
+    known = {**row}
+    del known["abstract_source"]
     for name in _LISTS:
-        known[name] = tuple(json.loads(known[name] or "[]"))
+        known[name] = tuple(json.loads(known[name])) if known[name] else ()
     first = next((value for kind, value in outside if kind == "arxiv"), None)
     return Paper(**known, arxiv_id=first, outside_ids=outside)

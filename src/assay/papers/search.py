@@ -28,7 +28,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from numba import njit
 
-from assay.database import write
+from assay.database import among, write
 from assay.papers.embedding import Vectors, embedding
 from assay.papers.records import metadata, papers
 
@@ -95,23 +95,22 @@ class Search:
     ) -> Sequence[int]:
         """The ids of the papers that fit the words, best first; `where` is a condition on `records.papers`.
 
-        Empty where there are no words.
+        Empty where there are no words. A paper may be among them whose record is gone: `records.read` leaves
+        it out, and to ask of all that are found whether they are there takes as long as to find them.
         """
         phrases, terms = _read(words)
         if not terms:
             return []
         query = _quantised(embedding().query(words.replace('"', " "))[None])[0]
         with self._engine.connect() as connection:
-            condition = sa.true() if where is None else where
             nearest = self._vectors.refreshed(connection).fitting(query)
-            named = self._words.rank_by_names(connection, terms, phrases, condition, limit)
-            fused = _fuse(
-                [
-                    self._words.rank(connection, terms, phrases, condition, limit),
-                    _those(connection, nearest, sa.and_(condition, self._words.holds(phrases)), limit),
-                    named,
-                ]
-            )
+            conditions = [] if where is None else [where]
+            if phrases:
+                conditions.append(self._words.holds(phrases))
+            ranked = self._words.rank(connection, terms, phrases, where, limit)
+            named = self._words.rank_by_names(connection, terms, phrases, where, limit)
+            near = _those(connection, nearest, conditions, limit) if conditions else nearest.first(limit)
+            fused = _fuse([ranked, near, named])
         # Two names are hardly anything but an author, while Adam and Newton are methods as well.
         first = named if len(terms) > 1 else []
         return list(dict.fromkeys([*first, *fused]))[:limit]
@@ -123,8 +122,7 @@ class Search:
             own = held.of(paper_id)
             if own is None:
                 return []
-            # Some more than wanted: the paper itself is among them, and others may be gone.
-            return _those(connection, held.nearest(own, 2 * limit + 1), papers.c.id != paper_id, limit)
+            return _those(connection, held.ranking(own), [papers.c.id != paper_id], limit)
 
     def refresh(self, progress: Callable[[int], object] | None = None) -> int:
         """Index what is new or has changed since; returns how many papers that were.
@@ -230,17 +228,18 @@ def _fuse(rankings: Iterable[Sequence[int]]) -> list[int]:
 
 
 def _those(
-    connection: sa.Connection, ranked: npt.NDArray[Any], condition: sa.ColumnElement[bool], limit: int
+    connection: sa.Connection, ranking: _Ranking, conditions: Iterable[sa.ColumnElement[bool]], limit: int
 ) -> list[int]:
-    """The first of the ranked papers that are still there and that the condition holds for."""
-    known = sa.select(papers.c.id).where(condition)
+    """The nearest of the papers that the conditions hold for."""
+    known = sa.select(papers.c.id).where(*conditions)
+    every = len(ranking.ids)
     for first in (limit, 8 * limit):
-        some = ranked[:first].tolist()
-        kept = set(connection.scalars(known.where(papers.c.id.in_(some))))
-        if len(kept) >= limit or len(some) == len(ranked):
+        some = ranking.first(first)
+        kept = set(connection.scalars(known.where(among(connection, papers.c.id, some))).all())
+        if len(kept) >= limit or len(some) == every:
             break
-    else:  # the condition holds for few papers, so to read them all is little
-        some = ranked.tolist()
+    else:  # the conditions hold for few papers, so to read them all is little
+        some = ranking.first(every)
         kept = set(connection.scalars(known))
     return [paper_id for paper_id in some if paper_id in kept][:limit]
 
@@ -256,21 +255,22 @@ class _Words:
         self._id = sa.column("paper_id" if postgresql else "rowid", sa.Integer)
         self._table = sa.table("search_words", self._id)
         self._or, self._and = (" | ", " & ") if postgresql else (" OR ", " AND ")
+        self._common: set[str] = set()
 
     def rank(
         self,
         connection: sa.Connection,
         terms: Sequence[str],
         phrases: Sequence[Sequence[str]],
-        where: sa.ColumnElement[bool],
+        where: sa.ColumnElement[bool] | None,
         limit: int,
-    ) -> list[int]:
+    ) -> Sequence[int]:
         """The papers with the phrases and with rare ones among the words, the best first.
 
         Where all the words are common, the newest papers with all of them, the best of those first.
         """
         written = [self._written([term]) for term in terms]
-        rare = [term for term in written if self._count(connection, term) <= COMMON]
+        rare = [term for term in written if not self._is_common(connection, term)]
         asked = f"({self._or.join(rare)})" if rare else self._and.join(written)
         query = self._and.join([*map(self._written, phrases), asked])
         return self._ranked(connection, query, where, limit, newest=not rare)
@@ -280,9 +280,9 @@ class _Words:
         connection: sa.Connection,
         terms: Sequence[str],
         phrases: Sequence[Sequence[str]],
-        where: sa.ColumnElement[bool],
+        where: sa.ColumnElement[bool] | None,
         limit: int,
-    ) -> list[int]:
+    ) -> Sequence[int]:
         """The papers with the phrases among whose authors' names all the words are."""
         named = [self._written([_NAME + term]) for term in terms]
         query = self._and.join([*map(self._written, phrases), *named])
@@ -290,8 +290,6 @@ class _Words:
 
     def holds(self, phrases: Sequence[Sequence[str]]) -> sa.ColumnElement[bool]:
         """That a paper has the phrases, as a condition on `papers`."""
-        if not phrases:
-            return sa.true()
         query = self._and.join(map(self._written, phrases))
         return papers.c.id.in_(sa.select(self._id).select_from(self._table).where(self._matches(query)))
 
@@ -325,20 +323,25 @@ class _Words:
             )
         return sa.literal_column("search_words").op("MATCH", is_comparison=True)(query)
 
-    def _count(self, connection: sa.Connection, query: str) -> int:
-        """In how many papers it is; more than are common are not counted."""
-        found = sa.select(self._id).select_from(self._table).where(self._matches(query)).limit(COMMON + 1)
-        return connection.scalar(sa.select(sa.func.count()).select_from(found.subquery())) or 0
+    def _is_common(self, connection: sa.Connection, term: str) -> bool:
+        """Whether it is in many papers; a word that has once been stays so."""
+        if term not in self._common:
+            found = sa.select(self._id).select_from(self._table).where(self._matches(term)).limit(COMMON + 1)
+            count = connection.scalar(sa.select(sa.func.count()).select_from(found.subquery())) or 0
+            if count <= COMMON:
+                return False
+            self._common.add(term)
+        return True
 
     def _ranked(
         self,
         connection: sa.Connection,
         query: str,
-        where: sa.ColumnElement[bool],
+        where: sa.ColumnElement[bool] | None,
         limit: int,
         *,
         newest: bool,
-    ) -> list[int]:
+    ) -> Sequence[int]:
         if self._postgresql:
             rank: sa.ColumnElement[Any] = -sa.func.ts_rank(
                 sa.literal_column("words"), sa.func.to_tsquery("english", query)
@@ -346,13 +349,16 @@ class _Words:
         else:
             rank = sa.literal_column("bm25(search_words, 4, 2, 1)")
         matching = sa.select(self._id.label("id"), rank.label("rank")).select_from(self._table)
-        # One look at the papers for each match; a join might go the other way round.
-        fits = sa.exists().where(papers.c.id == self._id).where(where).correlate(self._table)
-        matching = matching.where(self._matches(query), fits)
+        matching = matching.where(self._matches(query))
+        if where is not None:
+            # One look at the papers for each match; a join might go the other way round.
+            fits = sa.exists().where(papers.c.id == self._id).where(where)
+            matching = matching.where(fits.correlate(self._table))
         if newest:
             matching = sa.select(matching.order_by(self._id.desc()).limit(COMMON).subquery())
         ordered = matching.order_by(sa.literal_column("rank"), sa.literal_column("id").desc()).limit(limit)
-        return [row.id for row in connection.execute(ordered)]
+        ids: Sequence[int] = connection.scalars(ordered).all()
+        return ids
 
 
 # -- vectors ------------------------------------------------------------------------------------------------
@@ -373,29 +379,43 @@ class _Held:
         found = np.flatnonzero(self.ids == paper_id)
         return self.rows[found[0]] if len(found) else None
 
-    def fitting(self, query: Quantised) -> npt.NDArray[np.int64]:
-        """The ids of the papers that fit, the nearest first."""
+    def fitting(self, query: Quantised) -> _Ranking:
+        """The papers that fit."""
         if not len(self.ids) or not query.any():  # no word that the model knows: none is nearer than another
-            return self.ids[:0]
+            return _Ranking(self.ids[:0], self.lengths[:0])
         nearness = self._nearness(query)
         least = nearness.mean() + NEAR * nearness.std() * (1 - 1e-6)
-        return self._sorted(nearness, np.flatnonzero(nearness >= least))
+        fit = np.flatnonzero(nearness >= least)
+        return _Ranking(self.ids[fit], nearness[fit])
 
-    def nearest(self, query: Quantised, limit: int) -> npt.NDArray[np.int64]:
-        """The ids of so many papers, the nearest first."""
-        nearness = self._nearness(query)
-        limit = min(limit, len(nearness))
-        return self._sorted(nearness, np.argpartition(-nearness, limit - 1)[:limit])
+    def ranking(self, query: Quantised) -> _Ranking:
+        """All papers."""
+        return _Ranking(self.ids, self._nearness(query))
 
     def _nearness(self, query: Quantised) -> npt.NDArray[np.float32]:
         """The cosine of every paper with the query, times the query's length."""
         nearness: npt.NDArray[np.float32] = _products(self.rows, query) / self.lengths
         return nearness
 
-    def _sorted(
-        self, nearness: npt.NDArray[np.float32], chosen: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
-        return self.ids[chosen[np.argsort(-nearness[chosen], kind="stable")]]
+
+@dataclass(frozen=True)
+class _Ranking:
+    """Papers in no order, and how near each is: mostly the first few of many are all that is wanted."""
+
+    ids: npt.NDArray[np.int64]
+    nearness: npt.NDArray[np.float32]
+
+    def first(self, limit: int) -> list[int]:
+        """The ids of the nearest, the nearest first."""
+        far = -self.nearness
+        if limit < len(far):
+            # With all that are as near as the last, so that which of those come does not depend on chance.
+            chosen = np.flatnonzero(far <= np.partition(far, limit - 1)[limit - 1])
+        else:
+            chosen = np.arange(len(far))
+        ordered = self.ids[chosen[np.argsort(far[chosen], kind="stable")]]
+        ids: list[int] = ordered[:limit].tolist()
+        return ids
 
 
 class _Vectors:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from types import FrameType
 
 import sqlalchemy as sa
+import sqlalchemy.orm  # what DBOS imports: half imported by one thread, it breaks statements of others
 import uvicorn
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError

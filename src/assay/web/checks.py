@@ -60,7 +60,7 @@ class Controls:
 
     @property
     def paused(self) -> bool:
-        return self._read("paused") == "yes"
+        return self._words().get("paused") == "yes"
 
     @paused.setter
     def paused(self, value: bool) -> None:
@@ -76,13 +76,16 @@ class Controls:
 
     def as_json(self) -> dict[str, Any]:
         """The state of the worker as plain data: whether it runs, is paused, and the study that it checks."""
-        said = json.loads(self._read("worker") or '{"at": 0, "study": null}')
+        words = self._words()
+        said = json.loads(words.get("worker", '{"at": 0, "study": null}'))
         present = time.time() - said["at"] < ABSENT_AFTER
-        return {"running": present, "paused": self.paused, "study": said["study"] if present else None}
+        paused = words.get("paused") == "yes"
+        return {"running": present, "paused": paused, "study": said["study"] if present else None}
 
-    def _read(self, name: str) -> str | None:
+    def _words(self) -> dict[str, str]:
         with self.engine.connect() as connection:
-            return connection.scalar(sa.select(controls.c.value).where(controls.c.name == name))
+            rows = connection.execute(sa.select(controls.c.name, controls.c.value)).all()
+        return {row.name: row.value for row in rows}
 
     def _write(self, name: str, value: str) -> None:
         with write(self.engine) as connection:

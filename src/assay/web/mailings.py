@@ -55,12 +55,8 @@ def described(selection: Selection) -> str:
 
 def _facts(paper: Paper) -> str:
     """Who wrote it, on what, when: one line."""
-    names, count = paper.author_names, paper.authors or len(paper.author_names)
-    authors = ", ".join(names[:3]) or (f"{count} author{'s' * (count > 1)}" if count else "")
-    if names and count > 3:
-        authors += f" and {count - 3} more"
     day = f"{paper.day.day} {paper.day:%B %Y}" if paper.day else ""
-    return " · ".join(filter(None, (authors, paper.organisation, paper.field, day)))
+    return " · ".join(filter(None, (paper.byline, paper.organisation, paper.field, day)))
 
 
 def _weight(fallen: Fallen) -> str:

@@ -1,0 +1,5 @@
+"""Architectures and learning theory, one module for each paper."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
