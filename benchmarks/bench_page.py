@@ -1,6 +1,7 @@
 """Lists and search of the page with many papers: milliseconds of each request, with readers at once.
 
-    python benchmarks/bench_page.py [--papers 100000] [--readers 8] [--requests 200] [--folder FOLDER]
+    python benchmarks/bench_page.py [--papers 100000] [--readers 8] [--requests 200] [--makers 2]
+                                    [--folder FOLDER]
                                     [--arxiv-sanity-lite CHECKOUT]
 
 Generated papers of five years in an SQLite database, a tenth of them with votes or comments; the real server
@@ -238,6 +239,7 @@ def main() -> None:
     parser.add_argument("--papers", type=int, default=100_000)
     parser.add_argument("--readers", type=int, default=8)
     parser.add_argument("--requests", type=int, default=200, help="of each reader")
+    parser.add_argument("--makers", type=int, default=2, help="of the server")
     parser.add_argument("--folder", type=Path, help="where the database is made, or is from an earlier run")
     parser.add_argument("--arxiv-sanity-lite", type=Path, metavar="CHECKOUT", help="measure that as well")
     chosen = parser.parse_args()
@@ -257,9 +259,11 @@ def main() -> None:
             "ASSAY_DATABASE_URL": f"sqlite:///{database}",
             "ASSAY_SEARCH_LIMIT": "1000000/minute",
         }
-        with serving([sys.executable, "-m", "assay.cli", "serve", "--port"], **settings) as port:
+        command = [sys.executable, "-m", "assay.cli", "serve", "--makers", str(chosen.makers), "--port"]
+        with serving(command, **settings) as port:
             # All studies are imported, and the vectors are in memory.
             wait_for(port, *(f"/papers/{slug}" for slug in studies.slugs()), "/?q=warm")
+            time.sleep(10 * chosen.makers)  # in the makers as well
             for name, kind in {
                 "usual": usual_addresses,
                 "mixed": list_addresses,

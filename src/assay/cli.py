@@ -502,6 +502,15 @@ def restore(
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at.")] = 8000,
+    makers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=64,
+            help="So many processes more to make lists and searches, for where many read at once; each takes "
+            "0.8 GB.",
+        ),
+    ] = 0,
     with_worker: Annotated[
         bool, typer.Option("--worker", help="Run the worker as well, until Ctrl-C.")
     ] = False,
@@ -529,7 +538,7 @@ def serve(
         _schedule(category or ["cs.LG"] if fetch is Fetching.DAILY else None)
     beside = subprocess.Popen([sys.executable, "-m", "assay.cli", "worker"]) if with_worker else None
     try:
-        web.serve(host=host, port=port)
+        web.serve(host=host, port=port, makers=makers)
     finally:
         if beside is not None:
             beside.terminate()

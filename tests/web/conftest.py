@@ -222,11 +222,11 @@ class Processes:
         self._started.append(process)
         return process
 
-    def serve(self) -> subprocess.Popen[str]:
+    def serve(self, makers: int = 0) -> subprocess.Popen[str]:
         """A server over the toy studies, once it answers."""
         process = self.python(
             "import assay.studies as s; s.slugs = lambda: ['coins', 'crash', 'lacking', 'slow'];"
-            f"from assay.web.app import serve; serve(port={self.port})"
+            f"from assay.web.app import serve; serve(port={self.port}, makers={makers})"
         )
 
         def answers() -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
+import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -275,3 +278,61 @@ def test_without_javascript(processes: Processes, browser: Browser) -> None:
     page.get_by_role("button", name="Check now").click()
     page.get_by_text("A check is queued. No worker is running").wait_for()
     context.close()
+
+
+# ------------------------------------------------------------------------------------ makers
+
+
+def makers_of(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that make lists for the server."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+linux = pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="asks Linux for the children of a process"
+)
+
+
+@linux
+def test_makers_answer_as_the_server_does_and_are_replaced(processes: Processes) -> None:
+    def answers() -> list[object]:
+        found: list[object] = []
+        for path in ("/papers.json?sort=trending", "/papers.json?q=toy", "/?after=nonsense", "/?q=toy"):
+            connection = http.client.HTTPConnection("127.0.0.1", processes.port, timeout=60)
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            body = answer.read()
+            # Not the evidence: server and makers import the studies each at its own pace.
+            papers = json.loads(body)["papers"] if ".json" in path else []
+            found += [answer.status, b"toy" in body, *(paper["title"] for paper in papers)]
+            connection.close()
+        return found
+
+    alone = processes.serve()
+    processes.until(lambda: "The toy slow" in answers())
+    expected = answers()
+    alone.send_signal(signal.SIGTERM)
+    alone.communicate(timeout=10)
+
+    server = processes.serve(makers=1)
+    assert answers() == expected
+    (killed,) = makers_of(server)
+    os.kill(killed, signal.SIGKILL)
+    assert answers() == expected
+    (left,) = makers_of(server)
+    assert left != killed
+    server.send_signal(signal.SIGTERM)
+    said = server.communicate(timeout=10)[0]
+    assert "Traceback" not in said
+    assert "leaked" not in said
+    processes.until(lambda: not Path(f"/proc/{left}").exists())
+
+
+@linux
+def test_makers_end_with_a_server_that_is_killed(processes: Processes) -> None:
+    server = processes.serve(makers=1)
+    (left,) = makers_of(server)
+    server.kill()
+    server.communicate(timeout=10)
+    processes.until(lambda: not Path(f"/proc/{left}").exists())

@@ -224,7 +224,7 @@ def _fuse(rankings: Iterable[Sequence[int]]) -> list[int]:
     for ranking in rankings:
         for place, paper_id in enumerate(ranking, 1):
             scores[paper_id] = scores.get(paper_id, 0.0) + 1 / (FUSION + place)
-    return sorted(scores, key=lambda paper_id: (-scores[paper_id], -paper_id))
+    return sorted(sorted(scores, reverse=True), key=scores.__getitem__, reverse=True)  # of equals, the newest
 
 
 def _those(

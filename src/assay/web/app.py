@@ -22,6 +22,7 @@ from assay.database import open_database
 from assay.papers.search import Search
 from assay.web import api, contributions, digest, feeds, lists, paper, people
 from assay.web.guard import Guard, SignedIn, admission, in_json, served_hosts
+from assay.web.makers import Makers
 from assay.web.page import Page, Route
 
 
@@ -32,12 +33,17 @@ def routes(page: Page) -> list[Route]:
 
 
 def create_app(
-    engine: sa.Engine, *, port: int = 8000, hosts: Iterable[str] = (), stopping: threading.Event | None = None
+    engine: sa.Engine,
+    *,
+    port: int = 8000,
+    hosts: Iterable[str] = (),
+    stopping: threading.Event | None = None,
+    makers: int = 0,
 ) -> FastAPI:
     """The application over the database behind `engine`, answering to the loopback names at `port`.
 
     `hosts` are further Host headers to answer to, beside those in the comma list `ASSAY_HOSTS`; streams end
-    when `stopping` is set.
+    when `stopping` is set; so many `makers` are processes of their own that make lists and searches.
     """
     page = Page(engine, stopping or threading.Event())
 
@@ -48,8 +54,12 @@ def create_app(
         closing = threading.Event()
         indexing = threading.Thread(target=Search(engine).keep_fresh, args=(closing,), daemon=True)
         indexing.start()
+        if makers:
+            page.makers = Makers(engine, makers)
         yield
         closing.set()
+        if page.makers is not None:
+            page.makers.close()
         indexing.join(10)
         page.checks.close()
 
@@ -97,10 +107,10 @@ def _what_was_wrong(error: RequestValidationError) -> str:
     return f"{first['loc'][-1]} is not as it should be: {first['msg']}."
 
 
-def serve(host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve the page until SIGINT or SIGTERM."""
+def serve(host: str = "127.0.0.1", port: int = 8000, *, makers: int = 0) -> None:
+    """Serve the page until SIGINT or SIGTERM; `makers` is how many processes make lists and searches."""
     stopping = threading.Event()
-    app = create_app(open_database(), port=port, hosts=[f"{host}:{port}"], stopping=stopping)
+    app = create_app(open_database(), port=port, hosts=[f"{host}:{port}"], stopping=stopping, makers=makers)
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=1, server_header=False
     )

@@ -34,7 +34,7 @@ MADE_AT_ONCE = 2
 
 
 def routes(page: Page) -> list[Route]:
-    lists = _Lists(page)
+    lists = ListPages(page)
     return [
         Route("/", lists.papers),
         Route("/papers.json", lists.papers_json),
@@ -76,12 +76,12 @@ class Shown:
         return {slug: one for slug, one in self.page.exhibits.every().items() if slug in slugs}
 
 
-class _Lists:
+class ListPages:
     def __init__(self, page: Page) -> None:
         self.page = page
         self.shown = Shown(page)
         self.lists = self.shown.lists
-        self.kept = _Kept(page.engine)
+        self.kept = _Kept(page)
         self._counted: tuple[float, dict[str, int]] = (-KEPT_SECONDS, {})
         page.templates.globals.update(verdicts=VERDICTS)
 
@@ -127,18 +127,20 @@ class _Lists:
 
     async def papers(self, request: Request, after: str | None = None) -> Response:
         with refused():
-            selection = Selection.read(request.query_params)
-
-            def make() -> Response:
-                values = self._list(selection, after) | self._around(selection)
-                return self.page.html(request, "papers.html", values)
-
-            return await self.kept.get(request, make)
+            return await self.kept.get(request, self.make)
 
     async def papers_json(self, request: Request, after: str | None = None) -> Response:
         with refused():
-            selection = Selection.read(request.query_params)
-            return await self.kept.get(request, lambda: JSONResponse(self._as_json(selection, after)))
+            return await self.kept.get(request, self.make)
+
+    def make(self, request: Request) -> Response:
+        """The list that is asked for. Raises ValueError for an address that names none."""
+        selection = Selection.read(request.query_params)
+        after = request.query_params.get("after")
+        if request.url.path == "/papers.json":
+            return JSONResponse(self._as_json(selection, after))
+        values = self._list(selection, after) | self._around(selection)
+        return self.page.html(request, "papers.html", values)
 
     def _as_json(self, selection: Selection, after: str | None) -> dict[str, Any]:
         found = self._list(selection, after)
@@ -179,10 +181,11 @@ class _Lists:
 class _Kept:
     """Answers to those who are not signed in, given again as long as nothing is written to the database."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._postgresql = engine.dialect.name == "postgresql"
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._engine = page.engine
+        self._postgresql = self._engine.dialect.name == "postgresql"
         self._connection: Any = None
-        self._engine = engine
         self._lock = threading.Lock()
         self._answers: dict[str, Response] = {}
         self._of: object = None
@@ -201,10 +204,10 @@ class _Kept:
             # It tells what other connections have written: this one is kept for nothing else.
             return since, self._connection.cursor().execute("PRAGMA data_version").fetchone()[0]
 
-    async def get(self, request: Request, make: Callable[[], Response]) -> Response:
+    async def get(self, request: Request, make: Callable[[Request], Response]) -> Response:
         """The answer to the request, made now if need be."""
         if getattr(request.state, "person", None) is not None:
-            return await anyio.to_thread.run_sync(make, limiter=self._making)
+            return await self._made(request, make)
         key = str(request.url)
         # Before what is read: a write between the two is not missed. In SQLite it takes no time.
         stamp = await anyio.to_thread.run_sync(self.stamp) if self._postgresql else self.stamp()
@@ -213,10 +216,15 @@ class _Kept:
             self._of = stamp
         kept = self._answers.get(key)
         if kept is None:
-            kept = await anyio.to_thread.run_sync(make, limiter=self._making)
+            kept = await self._made(request, make)
             if self._of == stamp and len(self._answers) < KEPT_AT_MOST:
                 self._answers[key] = kept
         return Response(kept.body, kept.status_code, headers=dict(kept.headers))
+
+    async def _made(self, request: Request, make: Callable[[Request], Response]) -> Response:
+        if self._page.makers is not None:
+            return await self._page.makers.make(request)
+        return await anyio.to_thread.run_sync(make, request, limiter=self._making)
 
 
 def heading(selection: Selection) -> str:

@@ -11,13 +11,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
 from fastapi import HTTPException, Request
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from jinja2 import Environment, PackageLoader
+from jinja2.filters import do_urlencode
 from limits import parse
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
@@ -30,6 +32,9 @@ from assay.papers.records import read
 from assay.web.checks import Checks, Controls
 from assay.web.exhibits import Exhibit, Exhibits
 from assay.web.plot import trial_plot
+
+if TYPE_CHECKING:
+    from assay.web.makers import Makers
 
 POLL_SECONDS = 0.5
 """How often a stream looks whether there is anything new."""
@@ -83,6 +88,8 @@ class Page:
     def __init__(self, engine: sa.Engine, stopping: threading.Event) -> None:
         self.engine = engine
         self.stopping = stopping
+        self.makers: Makers | None = None
+        """The processes that make lists and searches; without, threads do."""
         self.records = Papers(engine)
         self.accounts = Accounts(engine)
         self.contributions = Contributions(engine)
@@ -94,6 +101,8 @@ class Page:
             loader=PackageLoader("assay.web"), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
         self.templates.filters["address"] = address
+        # A list has hundreds of keywords and organisations to quote, most of them again and again.
+        self.templates.filters["urlencode"] = lru_cache(10_000)(do_urlencode)
         self.templates.globals.update(
             version=__version__,
             spread=numbers.spread,
