@@ -1,0 +1,7 @@
+from .hierarchical_polynomials import FeaturePolynomial as FeaturePolynomial
+from .hierarchical_polynomials import HierarchicalPolynomial as HierarchicalPolynomial
+from .hierarchical_polynomials import LayerwiseRegressor as LayerwiseRegressor
+from .hierarchical_polynomials import ThreeLayerNetwork as ThreeLayerNetwork
+from .hierarchical_polynomials import hermite_values as hermite_values
+from .hierarchical_polynomials import polynomial_kernel_regressor as polynomial_kernel_regressor
+from .hierarchical_polynomials import random_hierarchical_polynomial as random_hierarchical_polynomial
