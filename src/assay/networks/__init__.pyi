@@ -1,3 +1,16 @@
+from .batch_size_rates import CurvatureOperator as CurvatureOperator
+from .batch_size_rates import LanczosSpectrum as LanczosSpectrum
+from .batch_size_rates import SpectralRateLearner as SpectralRateLearner
+from .batch_size_rates import SpectralRates as SpectralRates
+from .batch_size_rates import batch_ggn_extreme as batch_ggn_extreme
+from .batch_size_rates import batch_hessian_extreme as batch_hessian_extreme
+from .batch_size_rates import curvature_operator as curvature_operator
+from .batch_size_rates import effective_batch_size as effective_batch_size
+from .batch_size_rates import hessian_noise_variance as hessian_noise_variance
+from .batch_size_rates import lanczos_spectrum as lanczos_spectrum
+from .batch_size_rates import maximal_learning_rate as maximal_learning_rate
+from .batch_size_rates import optimal_rates as optimal_rates
+from .batch_size_rates import scale_learning_rate as scale_learning_rate
 from .hierarchical_polynomials import FeaturePolynomial as FeaturePolynomial
 from .hierarchical_polynomials import HierarchicalPolynomial as HierarchicalPolynomial
 from .hierarchical_polynomials import LayerwiseRegressor as LayerwiseRegressor
