@@ -18,3 +18,11 @@ from .hierarchical_polynomials import ThreeLayerNetwork as ThreeLayerNetwork
 from .hierarchical_polynomials import hermite_values as hermite_values
 from .hierarchical_polynomials import polynomial_kernel_regressor as polynomial_kernel_regressor
 from .hierarchical_polynomials import random_hierarchical_polynomial as random_hierarchical_polynomial
+from .surrogate_ntk import SurrogateEnsemble as SurrogateEnsemble
+from .surrogate_ntk import SurrogateGradientNetwork as SurrogateGradientNetwork
+from .surrogate_ntk import SurrogateNTKRegressor as SurrogateNTKRegressor
+from .surrogate_ntk import empirical_surrogate_ntk as empirical_surrogate_ntk
+from .surrogate_ntk import neural_tangent_kernel as neural_tangent_kernel
+from .surrogate_ntk import nngp_kernel as nngp_kernel
+from .surrogate_ntk import surrogate_gradient_ntk as surrogate_gradient_ntk
+from .surrogate_ntk import train_surrogate_ensemble as train_surrogate_ensemble
