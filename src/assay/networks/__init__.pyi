@@ -11,6 +11,16 @@ from .batch_size_rates import lanczos_spectrum as lanczos_spectrum
 from .batch_size_rates import maximal_learning_rate as maximal_learning_rate
 from .batch_size_rates import optimal_rates as optimal_rates
 from .batch_size_rates import scale_learning_rate as scale_learning_rate
+from .extensive_width import AveragedGradientDescentRegressor as AveragedGradientDescentRegressor
+from .extensive_width import BayesOptimalError as BayesOptimalError
+from .extensive_width import GampRieRegressor as GampRieRegressor
+from .extensive_width import QuadraticNetworkData as QuadraticNetworkData
+from .extensive_width import bayes_optimal_error as bayes_optimal_error
+from .extensive_width import perfect_recovery_threshold as perfect_recovery_threshold
+from .extensive_width import sample_quadratic_network as sample_quadratic_network
+from .extensive_width import second_moment_error as second_moment_error
+from .extensive_width import wishart_denoiser as wishart_denoiser
+from .extensive_width import wishart_denoising_error as wishart_denoising_error
 from .hierarchical_polynomials import FeaturePolynomial as FeaturePolynomial
 from .hierarchical_polynomials import HierarchicalPolynomial as HierarchicalPolynomial
 from .hierarchical_polynomials import LayerwiseRegressor as LayerwiseRegressor
