@@ -11,6 +11,14 @@ from .batch_size_rates import lanczos_spectrum as lanczos_spectrum
 from .batch_size_rates import maximal_learning_rate as maximal_learning_rate
 from .batch_size_rates import optimal_rates as optimal_rates
 from .batch_size_rates import scale_learning_rate as scale_learning_rate
+from .biper import BiPerConv2d as BiPerConv2d
+from .biper import BiPerLinear as BiPerLinear
+from .biper import binarize_activation as binarize_activation
+from .biper import laplace_quantization_error as laplace_quantization_error
+from .biper import quantization_error as quantization_error
+from .biper import set_stage as set_stage
+from .biper import sine_penalty as sine_penalty
+from .biper import square_wave as square_wave
 from .extensive_width import AveragedGradientDescentRegressor as AveragedGradientDescentRegressor
 from .extensive_width import BayesOptimalError as BayesOptimalError
 from .extensive_width import GampRieRegressor as GampRieRegressor
