@@ -36,6 +36,12 @@ from .hierarchical_polynomials import ThreeLayerNetwork as ThreeLayerNetwork
 from .hierarchical_polynomials import hermite_values as hermite_values
 from .hierarchical_polynomials import polynomial_kernel_regressor as polynomial_kernel_regressor
 from .hierarchical_polynomials import random_hierarchical_polynomial as random_hierarchical_polynomial
+from .quadratic_networks import QuadraticConv2d as QuadraticConv2d
+from .quadratic_networks import QuadraticLinear as QuadraticLinear
+from .quadratic_networks import functional_dimension as functional_dimension
+from .quadratic_networks import relinear_parameter_groups as relinear_parameter_groups
+from .quadratic_networks import shrink_quadratic_terms as shrink_quadratic_terms
+from .quadratic_networks import spline_network as spline_network
 from .surrogate_ntk import SurrogateEnsemble as SurrogateEnsemble
 from .surrogate_ntk import SurrogateGradientNetwork as SurrogateGradientNetwork
 from .surrogate_ntk import SurrogateNTKRegressor as SurrogateNTKRegressor
