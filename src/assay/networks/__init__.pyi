@@ -19,6 +19,13 @@ from .biper import quantization_error as quantization_error
 from .biper import set_stage as set_stage
 from .biper import sine_penalty as sine_penalty
 from .biper import square_wave as square_wave
+from .contractive_depth import ContractiveDepth as ContractiveDepth
+from .contractive_depth import ContractiveGPT as ContractiveGPT
+from .contractive_depth import DenseBlock as DenseBlock
+from .contractive_depth import DirectedMessagePassing as DirectedMessagePassing
+from .contractive_depth import StackedDepth as StackedDepth
+from .contractive_depth import TransformerBlock as TransformerBlock
+from .contractive_depth import contractive_step as contractive_step
 from .extensive_width import AveragedGradientDescentRegressor as AveragedGradientDescentRegressor
 from .extensive_width import BayesOptimalError as BayesOptimalError
 from .extensive_width import GampRieRegressor as GampRieRegressor
