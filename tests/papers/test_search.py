@@ -391,3 +391,12 @@ def test_the_first_of_a_ranking_are_those_of_the_whole(nearness: list[int], limi
     ranking = searching._Ranking(ids, np.array(nearness, np.float32))
     whole = sorted(range(len(nearness)), key=lambda one: (-nearness[one], one))
     assert ranking.first(limit) == whole[:limit]
+
+
+@pytest.mark.parametrize("columns", [1, 2, 255, 256])
+def test_products_are_exact_up_to_the_largest_numbers(columns: int) -> None:
+    rows = np.random.default_rng(0).integers(-127, 128, (50, columns)).astype(np.int8)
+    rows[0], rows[1] = 127, -127
+    for query in (*rows[:3], np.zeros(columns, np.int8)):
+        expected = rows.astype(np.int64) @ query.astype(np.int64)
+        assert np.array_equal(searching._products(rows, query), expected)

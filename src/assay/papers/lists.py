@@ -53,6 +53,15 @@ verdict_changes = sa.table(
     ),
 )
 
+_ATTENTION = sa.union_all(
+    *(
+        sa.select(sa.literal(place), table.c.paper_id, sa.func.count())
+        .where(among(table.c.paper_id))
+        .group_by(table.c.paper_id)
+        for place, table in enumerate((people.votes, people.comments))
+    )
+)
+
 _EVER = datetime(2000, 1, 1, tzinfo=UTC)  # in cursors of lists that do not depend on time
 _KEPT = 20  # times of which the scores are kept, for those who walk through a trending list
 _COMMON = 2000  # papers with a keyword, from which on it is common
@@ -143,7 +152,7 @@ class Lists:
             if selection.q:
                 fits = sa.and_(*where) if where else None
                 found = self._search.rank(selection.q, where=fits, limit=FOUND_AT_MOST)
-                where = [among(connection, papers.c.id, found)]
+                where = [among(papers.c.id, found)]
             if selection.order == "relevance":
                 assert found is not None
                 places = _ranked(found, cursor, wanted)
@@ -164,13 +173,7 @@ class Lists:
         """The votes and the comments on this page of those of the papers that have any."""
         counts: dict[int, list[int]] = {}
         with self._engine.connect() as connection:
-            counted = [
-                sa.select(sa.literal(place), table.c.paper_id, sa.func.count())
-                .where(among(connection, table.c.paper_id, ids))
-                .group_by(table.c.paper_id)
-                for place, table in enumerate((people.votes, people.comments))
-            ]
-            for place, paper_id, count in connection.execute(sa.union_all(*counted)).all():
+            for place, paper_id, count in connection.execute(_ATTENTION, {"ids": ids}).all():
                 counts.setdefault(paper_id, [0, 0])[place] = count
         return {paper_id: (votes, comments) for paper_id, (votes, comments) in counts.items()}
 
@@ -326,7 +329,7 @@ def _trending(
         for some in (left[start : start + _AT_ONCE] for start in range(0, len(left), _AT_ONCE)):
             if len(found) >= limit:
                 break
-            fits = among(connection, papers.c.id, some)
+            fits = among(papers.c.id, some)
             fitting = set(connection.scalars(sa.select(papers.c.id).where(fits, *where)))
             found += [_Place(scores[one], date.min, one) for one in some if one in fitting]
     # Behind every paper of the window; or behind the cursor, where that is among the papers by date.
