@@ -26,11 +26,6 @@ ORDERS = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}
 integrators = pytest.mark.parametrize("integrator", EVALUATIONS)
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def linear_block(dim=5, scale=1.0):
     """F(h) = A h, in float64."""
     block = nn.Linear(dim, dim, bias=False).double()
