@@ -8,10 +8,10 @@ Generated papers of five years in an SQLite database, a tenth of them with votes
 in a process of its own, and each reader on a connection that stays open. "usual" are the 25 lists that
 readers open most; "mixed" and "search" ask for another address every time, so that no kept answer serves.
 
-With a checkout of https://github.com/karpathy/arxiv-sanity-lite its server is given the same papers, started
-as its README says, and asked for its lists by time and the same searches; the last lines are how many times
-its requests a second ours answers. It shows 25 papers a page, ours 50. Take --papers 20000 for that: it reads
-all of them for every request.
+With a checkout of https://github.com/karpathy/arxiv-sanity-lite (and flask and sqlitedict installed) its
+server is given the same papers, started as its README says, and asked for its lists by time and the same
+searches; the last lines are how many times its requests a second ours answers. It shows 25 papers a page,
+ours 50. Take --papers 20000 for that: it reads all of them for every request.
 """
 
 from __future__ import annotations
@@ -176,24 +176,26 @@ def fill_sanity(folder: Path, count: int) -> None:
     from aslite.db import CompressedSqliteDict
 
     file = str(folder / "data" / "papers.db")
-    held = CompressedSqliteDict(file, tablename="papers", flag="n")
-    when = SqliteDict(file, tablename="metas", flag="c")
+    held, seconds = {}, {}
     for number, paper in enumerate(generated(count)):
         key, day = f"{number // 100_000 + 1000:04}.{number % 100_000:05}", paper["day"]
-        seconds = datetime(day.year, day.month, day.day).timestamp()
-        held[key] = {
+        seconds[key] = {"_time": datetime(day.year, day.month, day.day).timestamp()}
+        held[key] = seconds[key] | {
             "_id": key,
-            "_time": seconds,
             "_time_str": f"{day:%b %d %Y}",
             "title": paper["title"],
             "summary": paper["abstract"],
             "authors": [{"name": name} for name in json.loads(paper["author_names"])],
             "tags": [{"term": term} for term in json.loads(paper["categories"])],
         }
-        when[key] = {"_time": seconds}
-    for table in (held, when):
-        table.commit()
-        table.close()
+    # One after the other: the two tables lie in one file, and each would wait for the other's transaction.
+    for kind, name, flag, rows in (
+        (CompressedSqliteDict, "papers", "n", held),
+        (SqliteDict, "metas", "c", seconds),
+    ):
+        with kind(file, tablename=name, flag=flag) as table:
+            table.update(rows)
+            table.commit()
 
 
 def measure(
