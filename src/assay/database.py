@@ -22,9 +22,7 @@ NEWEST_REVISION = "0006"
 """The revision that `open_database` brings a database to; the newest one in `assay/migrations/versions`."""
 
 _LOCK = 0x_A55A_0001  # an advisory lock of PostgreSQL, held while migrations run
-
-
-_MAPPED = 2**30  # bytes of an SQLite file that are read without being copied: a third of the time of a list
+_MAPPED = 2**30  # bytes of an SQLite file that are mapped: rows from all over it are read a third faster
 
 
 class DatabaseError(RuntimeError):

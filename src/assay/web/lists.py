@@ -37,7 +37,7 @@ def routes(page: Page) -> list[Route]:
     lists = ListPages(page)
     return [
         Route("/", lists.papers),
-        Route("/papers.json", lists.papers_json),
+        Route("/papers.json", lists.papers),
         Route("/events", lists.papers_events),
     ]
 
@@ -77,11 +77,13 @@ class Shown:
 
 
 class ListPages:
+    """The routes of the lists. What `make` answers is kept, and may be made by another process."""
+
     def __init__(self, page: Page) -> None:
         self.page = page
         self.shown = Shown(page)
         self.lists = self.shown.lists
-        self.kept = _Kept(page)
+        self.kept = _Kept(page, self.make)
         self._counted: tuple[float, dict[str, int]] = (-KEPT_SECONDS, {})
         page.templates.globals.update(verdicts=VERDICTS)
 
@@ -125,13 +127,9 @@ class ListPages:
             self._counted = time.monotonic(), counts
         return counts
 
-    async def papers(self, request: Request, after: str | None = None) -> Response:
+    async def papers(self, request: Request) -> Response:
         with refused():
-            return await self.kept.get(request, self.make)
-
-    async def papers_json(self, request: Request, after: str | None = None) -> Response:
-        with refused():
-            return await self.kept.get(request, self.make)
+            return await self.kept.get(request)
 
     def make(self, request: Request) -> Response:
         """The list that is asked for. Raises ValueError for an address that names none."""
@@ -181,8 +179,9 @@ class ListPages:
 class _Kept:
     """Answers to those who are not signed in, given again as long as nothing is written to the database."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, make: Callable[[Request], Response]) -> None:
         self._page = page
+        self._make = make
         self._engine = page.engine
         self._postgresql = self._engine.dialect.name == "postgresql"
         self._connection: Any = None
@@ -204,10 +203,10 @@ class _Kept:
             # It tells what other connections have written: this one is kept for nothing else.
             return since, self._connection.cursor().execute("PRAGMA data_version").fetchone()[0]
 
-    async def get(self, request: Request, make: Callable[[Request], Response]) -> Response:
+    async def get(self, request: Request) -> Response:
         """The answer to the request, made now if need be."""
         if getattr(request.state, "person", None) is not None:
-            return await self._made(request, make)
+            return await self._made(request)
         key = str(request.url)
         # Before what is read: a write between the two is not missed. In SQLite it takes no time.
         stamp = await anyio.to_thread.run_sync(self.stamp) if self._postgresql else self.stamp()
@@ -216,15 +215,15 @@ class _Kept:
             self._of = stamp
         kept = self._answers.get(key)
         if kept is None:
-            kept = await self._made(request, make)
+            kept = await self._made(request)
             if self._of == stamp and len(self._answers) < KEPT_AT_MOST:
                 self._answers[key] = kept
         return Response(kept.body, kept.status_code, headers=dict(kept.headers))
 
-    async def _made(self, request: Request, make: Callable[[Request], Response]) -> Response:
+    async def _made(self, request: Request) -> Response:
         if self._page.makers is not None:
             return await self._page.makers.make(request)
-        return await anyio.to_thread.run_sync(make, request, limiter=self._making)
+        return await anyio.to_thread.run_sync(self._make, request, limiter=self._making)
 
 
 def heading(selection: Selection) -> str:
